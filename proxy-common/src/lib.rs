@@ -1,0 +1,2 @@
+//! The contracts both sides of a boundary agree on.
+#![cfg_attr(not(feature = "std"), no_std)]

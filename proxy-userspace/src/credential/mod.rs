@@ -1,0 +1,3 @@
+//! What is added to a request.
+
+pub mod oci;

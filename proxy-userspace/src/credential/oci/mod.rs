@@ -1,0 +1,1 @@
+//! Authentication against registries of the OCI distribution specification.

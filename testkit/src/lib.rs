@@ -1,0 +1,1 @@
+//! Real servers and namespaces for the tests and the demo.
