@@ -3,4 +3,6 @@
 //! [`maps`] is shared by the kernel programs and the agent and builds without `std`.
 #![cfg_attr(not(feature = "std"), no_std)]
 
+#[cfg(feature = "std")]
+pub mod api;
 pub mod maps;
