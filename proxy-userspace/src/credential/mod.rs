@@ -2,5 +2,7 @@
 
 mod inject;
 pub mod oci;
+mod presigned;
 
 pub use inject::{Injector, Plan};
+pub use presigned::is_presigned;
