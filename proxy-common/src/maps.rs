@@ -171,22 +171,6 @@ pub struct Stats {
     pub flows_lost: u64,
 }
 
-/// IPv4 in its v4-mapped form, `::ffff:a.b.c.d`.
-#[inline(always)]
-pub const fn v4_mapped(octets: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = octets;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
-}
-
-/// Whether `addr` is a v4-mapped address.
-#[inline(always)]
-pub const fn is_v4_mapped(addr: &[u8; 16]) -> bool {
-    matches!(
-        addr,
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, _, _, _, _]
-    )
-}
-
 /// Fails to compile when a type has another size than its fields add up to.
 macro_rules! no_padding {
     ($($type:ident = $($size:literal)|+;)+) => {
@@ -238,18 +222,4 @@ mod pod {
         Workload,
         WorkloadKey,
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mapped_addresses_are_told_from_others() {
-        assert!(is_v4_mapped(&v4_mapped([192, 0, 2, 1])));
-        assert!(!is_v4_mapped(&[0; 16]));
-        let mut v6 = v4_mapped([192, 0, 2, 1]);
-        v6[0] = 0x20;
-        assert!(!is_v4_mapped(&v6));
-    }
 }

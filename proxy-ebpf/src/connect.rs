@@ -10,10 +10,13 @@ use aya_ebpf::{
 };
 use proxy_common::maps::{
     CREDENTIAL_BYPASS, CREDENTIAL_USABLE, Config, CredentialKey, DESTINATION_FAIL_OPEN,
-    Destination, DestinationKey, Origin, Workload, WorkloadKey, is_v4_mapped, v4_mapped,
+    Destination, DestinationKey, Origin, Workload, WorkloadKey,
 };
 
-use crate::maps::{CONFIG, CREDENTIALS, DESTINATIONS, ORIGINS, WORKLOADS, count, socket};
+use crate::{
+    addr::Addr,
+    maps::{CONFIG, CREDENTIALS, DESTINATIONS, ORIGINS, WORKLOADS, count, socket},
+};
 
 const SOCK_STREAM: u32 = 1;
 const ECONNREFUSED: i32 = 111;
@@ -29,7 +32,7 @@ pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
     let ctx = ctx.sock_addr;
     // SAFETY: reads and writes of context fields, as the verifier allows for connect4.
     unsafe {
-        let addr = v4_mapped((*ctx).user_ip4.to_ne_bytes());
+        let addr = Addr::v4((*ctx).user_ip4);
         match decide(ctx, addr) {
             Verdict::LeaveAlone => 1,
             Verdict::Refuse => refuse(),
@@ -49,7 +52,7 @@ pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
     // are read word by word: a copy of the array would make the compiler form a modified
     // context pointer, which the verifier refuses.
     unsafe {
-        let addr = words_to_bytes([
+        let addr = Addr([
             (*ctx).user_ip6[0],
             (*ctx).user_ip6[1],
             (*ctx).user_ip6[2],
@@ -61,7 +64,7 @@ pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
             Verdict::Redirect { port } => {
                 // A mapped destination stays mapped, so that the socket's family keeps
                 // matching its peer: only the last word, the IPv4 address, changes.
-                if is_v4_mapped(&addr) {
+                if addr.is_v4() {
                     (*ctx).user_ip6[3] = u32::from_ne_bytes(LOOPBACK_V4);
                 } else {
                     (*ctx).user_ip6[0] = 0;
@@ -84,7 +87,7 @@ enum Verdict {
 
 /// The whole decision, for both address families.
 #[inline(always)]
-unsafe fn decide(ctx: *mut bpf_sock_addr, addr: [u8; 16]) -> Verdict {
+unsafe fn decide(ctx: *mut bpf_sock_addr, addr: Addr) -> Verdict {
     // SAFETY: reads of context fields.
     let (kind, port) = unsafe { ((*ctx).type_, u16::from_be((*ctx).user_port as u16)) };
     if kind != SOCK_STREAM {
@@ -100,7 +103,7 @@ unsafe fn decide(ctx: *mut bpf_sock_addr, addr: [u8; 16]) -> Verdict {
 
     let key = DestinationKey {
         policy: workload.policy,
-        addr,
+        addr: addr.bytes(),
     };
     // SAFETY: the reference is copied before anything can change the map entry.
     let destination = match unsafe { DESTINATIONS.get(key) } {
@@ -132,7 +135,7 @@ unsafe fn decide(ctx: *mut bpf_sock_addr, addr: [u8; 16]) -> Verdict {
         return Verdict::Refuse;
     }
 
-    let via_port = if is_v4_mapped(&addr) {
+    let via_port = if addr.is_v4() {
         workload.port_v4
     } else {
         workload.port_v6
@@ -147,7 +150,7 @@ unsafe fn decide(ctx: *mut bpf_sock_addr, addr: [u8; 16]) -> Verdict {
 
     let mut origin = Origin {
         workload: cgroup_id,
-        addr,
+        addr: addr.bytes(),
         connector: destination.connector,
         port,
         via_port,
@@ -242,10 +245,4 @@ fn refuse() -> i32 {
         }
     }
     0
-}
-
-#[inline(always)]
-pub(crate) fn words_to_bytes(words: [u32; 4]) -> [u8; 16] {
-    // SAFETY: same size, and any bit pattern is valid for bytes.
-    unsafe { core::mem::transmute(words) }
 }

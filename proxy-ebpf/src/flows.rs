@@ -8,10 +8,10 @@ use aya_ebpf::{
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use proxy_common::maps::{FlowKey, Origin, is_v4_mapped, v4_mapped};
+use proxy_common::maps::{FlowKey, Origin};
 
 use crate::{
-    connect::words_to_bytes,
+    addr::Addr,
     maps::{FLOWS, count, origin_of},
 };
 
@@ -64,23 +64,27 @@ fn origin(ctx: &SockOpsContext) -> Option<Origin> {
 
 #[inline(always)]
 fn flow_key(ops: *mut bpf_sock_ops, origin: &Origin) -> FlowKey {
-    // SAFETY: reads of context fields, word by word (see connect6).
-    let (addr, port) = unsafe {
-        let addr = if is_v4_mapped(&origin.addr) {
-            v4_mapped((*ops).local_ip4.to_ne_bytes())
-        } else {
-            words_to_bytes([
-                (*ops).local_ip6[0],
-                (*ops).local_ip6[1],
-                (*ops).local_ip6[2],
-                (*ops).local_ip6[3],
-            ])
-        };
-        (addr, (*ops).local_port as u16)
+    // All fields are read before anything is decided: if the compiler chose between the
+    // fields instead of their values, it would form a modified context pointer.
+    // SAFETY: reads of context fields, word by word.
+    let (v4, v6, port) = unsafe {
+        let v4 = core::ptr::read_volatile(&raw const (*ops).local_ip4);
+        let v6 = [
+            core::ptr::read_volatile(&raw const (*ops).local_ip6[0]),
+            core::ptr::read_volatile(&raw const (*ops).local_ip6[1]),
+            core::ptr::read_volatile(&raw const (*ops).local_ip6[2]),
+            core::ptr::read_volatile(&raw const (*ops).local_ip6[3]),
+        ];
+        (Addr::v4(v4), Addr(v6), (*ops).local_port as u16)
+    };
+    let addr = if Addr::from_bytes(origin.addr).is_v4() {
+        v4
+    } else {
+        v6
     };
     FlowKey {
         workload: origin.workload,
-        addr,
+        addr: addr.bytes(),
         port,
         pad: [0; 3],
     }

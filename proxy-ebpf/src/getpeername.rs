@@ -3,9 +3,12 @@
 //! These hooks may return nothing but 1.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
-use proxy_common::maps::{Origin, is_v4_mapped};
+use proxy_common::maps::Origin;
 
-use crate::maps::{origin_of, socket};
+use crate::{
+    addr::Addr,
+    maps::{origin_of, socket},
+};
 
 #[cgroup_sock_addr(getpeername4)]
 pub(crate) fn getpeername4(ctx: SockAddrContext) -> i32 {
@@ -13,7 +16,8 @@ pub(crate) fn getpeername4(ctx: SockAddrContext) -> i32 {
     // SAFETY: reads and writes of context fields, as the verifier allows.
     unsafe {
         if let Some(origin) = redirected(&SockAddrContext::new(ctx)) {
-            (*ctx).user_ip4 = word(&origin.addr, 3);
+            let Addr([.., ip]) = Addr::from_bytes(origin.addr);
+            (*ctx).user_ip4 = ip;
             (*ctx).user_port = u32::from(origin.port.to_be());
         }
     }
@@ -26,12 +30,11 @@ pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
     // SAFETY: reads and writes of context fields, as the verifier allows.
     unsafe {
         if let Some(origin) = redirected(&SockAddrContext::new(ctx)) {
-            if !is_v4_mapped(&origin.addr) {
-                (*ctx).user_ip6[0] = word(&origin.addr, 0);
-                (*ctx).user_ip6[1] = word(&origin.addr, 1);
-                (*ctx).user_ip6[2] = word(&origin.addr, 2);
-            }
-            (*ctx).user_ip6[3] = word(&origin.addr, 3);
+            let Addr([a, b, c, d]) = Addr::from_bytes(origin.addr);
+            (*ctx).user_ip6[0] = a;
+            (*ctx).user_ip6[1] = b;
+            (*ctx).user_ip6[2] = c;
+            (*ctx).user_ip6[3] = d;
             (*ctx).user_port = u32::from(origin.port.to_be());
         }
     }
@@ -45,10 +48,4 @@ fn redirected(ctx: &SockAddrContext) -> Option<Origin> {
     // SAFETY: a read of a context field.
     let peer_port = u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16);
     (peer_port == origin.via_port).then_some(origin)
-}
-
-#[inline(always)]
-fn word(addr: &[u8; 16], index: usize) -> u32 {
-    let at = index * 4;
-    u32::from_ne_bytes([addr[at], addr[at + 1], addr[at + 2], addr[at + 3]])
 }

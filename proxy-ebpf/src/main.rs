@@ -11,6 +11,7 @@
     reason = "kernel helpers and contexts are raw pointers that the verifier checks"
 )]
 
+mod addr;
 mod connect;
 mod flows;
 mod getpeername;

@@ -9,23 +9,23 @@ use std::{
 use anyhow::{Result, bail};
 
 /// Where `cargo xtask setup` puts the linker, below the target folder.
-pub const LINKER: &str = "tools/bin/bpf-linker";
+pub(crate) const LINKER: &str = "tools/bin/bpf-linker";
 /// Debian's compiler, whose package brings a compiled `core` for BPF.
-pub const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+pub(crate) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 /// The target: little endian, like every machine that the project supports.
-pub const TARGET: &str = "bpfel-unknown-none";
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 /// A compiler and a linker that can make the BPF object.
-pub struct Toolchain {
+pub(crate) struct Toolchain {
     /// How messages call it.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Path of bpf-linker.
-    pub linker: PathBuf,
+    pub(crate) linker: PathBuf,
     nightly: bool,
 }
 
 /// Looks for rustup's nightly with `rust-src` first, then for Debian's compiler.
-pub fn find(target_dir: &Path) -> Result<Toolchain> {
+pub(crate) fn find(target_dir: &Path) -> Result<Toolchain> {
     let Some(linker) = find_linker(target_dir) else {
         bail!(
             "bpf-linker is missing: run `cargo xtask setup`, which builds it into {}",
@@ -55,7 +55,7 @@ pub fn find(target_dir: &Path) -> Result<Toolchain> {
 
 impl Toolchain {
     /// `cargo <verb>` of the kernel programs.
-    pub fn cargo(&self, verb: &str, root: &Path, target_dir: &Path) -> Command {
+    pub(crate) fn cargo(&self, verb: &str, root: &Path, target_dir: &Path) -> Command {
         let mut command = if self.nightly {
             let mut command = Command::new("rustup");
             command.args(["run", "nightly", "cargo"]);
@@ -103,7 +103,7 @@ impl Toolchain {
     }
 
     /// Where `cargo("build", …)` leaves the object.
-    pub fn object(&self, target_dir: &Path) -> PathBuf {
+    pub(crate) fn object(&self, target_dir: &Path) -> PathBuf {
         target_dir.join("ebpf").join(TARGET).join("release/postern")
     }
 }
@@ -120,13 +120,13 @@ fn find_linker(target_dir: &Path) -> Option<PathBuf> {
 }
 
 /// Whether rustup has a nightly toolchain that can build `core`.
-pub fn nightly_has_source() -> bool {
+pub(crate) fn nightly_has_source() -> bool {
     sysroot(Command::new("rustup").args(["run", "nightly", "rustc"]))
         .is_some_and(|root| root.join("lib/rustlib/src/rust/library/core").exists())
 }
 
 /// Whether Debian's compiler is there, with its `core` for BPF.
-pub fn debian_has_core() -> bool {
+pub(crate) fn debian_has_core() -> bool {
     sysroot(&mut Command::new(DEBIAN_RUSTC))
         .is_some_and(|root| root.join("lib/rustlib").join(TARGET).exists())
 }

@@ -266,7 +266,10 @@ mod tests {
     fn authorities_are_compared_in_one_form() {
         for (given, expected) in [
             ("Registry.Example.com", Some(("registry.example.com", None))),
-            ("registry.example.com.", Some(("registry.example.com", None))),
+            (
+                "registry.example.com.",
+                Some(("registry.example.com", None)),
+            ),
             ("a:5000", Some(("a", Some(5000)))),
             ("[2001:DB8::1]:443", Some(("2001:db8::1", Some(443)))),
             ("192.0.2.1:80", Some(("192.0.2.1", Some(80)))),

@@ -10,7 +10,6 @@ use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{PROXY_AUTHENTICATE, PROXY_AUTHORIZATION},
 };
-use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use secrecy::{ExposeSecret, SecretString};
@@ -178,11 +177,15 @@ impl ForwardProxy {
         };
         let (mut head, body) = request.into_parts();
         gate::strip_request(&mut head.headers);
-        let body = body.map_err(Into::into).boxed_unsync();
+        let body = upstream::incoming(body);
         let sent = self
             .worker
             .upstream
-            .send(&endpoint, HttpVersion::Http1, Request::from_parts(head, body))
+            .send(
+                &endpoint,
+                HttpVersion::Http1,
+                Request::from_parts(head, body),
+            )
             .await;
         Counters::add(&self.worker.proxy.counters.plain, 1);
         match sent {

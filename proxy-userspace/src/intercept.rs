@@ -93,7 +93,9 @@ where
         let hello = start.client_hello();
         let name = hello.server_name().map(detect::normal_host);
         if name.is_some_and(|name| name != site.host) {
-            return Err(io::Error::other("the server name is not the host of the tunnel"));
+            return Err(io::Error::other(
+                "the server name is not the host of the tunnel",
+            ));
         }
         let offered: Vec<Vec<u8>> = hello
             .alpn()
@@ -192,7 +194,11 @@ fn report(worker: &Worker, workload: &Workload, site: &Site, error: &(dyn Error 
             site.host,
         );
     } else {
-        tracing::debug!(workload = workload.name, host = site.host, "connection ended: {error}");
+        tracing::debug!(
+            workload = workload.name,
+            host = site.host,
+            "connection ended: {error}"
+        );
     }
 }
 

@@ -12,7 +12,6 @@ use http::{
     uri::{PathAndQuery, Scheme as UriScheme},
 };
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::{
@@ -48,12 +47,15 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
     // The query may hold what is nobody's business.
     let path = head.uri.path().to_owned();
     let target = caller.site.target(&path).cloned();
-    let body = body.map_err(Into::into).boxed_unsync();
+    let body = upstream::incoming(body);
 
     let outcome = forward(caller, target.as_deref(), head, body).await;
     let (response, verdict) = match outcome {
         Ok((response, verdict)) => (response, verdict),
-        Err(stop) => (stop.into_response(caller, target.as_deref()), Verdict::Refused),
+        Err(stop) => (
+            stop.into_response(caller, target.as_deref()),
+            Verdict::Refused,
+        ),
     };
     verdict.count(&caller.worker.proxy.counters);
     tracing::info!(
@@ -151,13 +153,17 @@ async fn registry_request(
         if status.is_success() {
             registry.answered(&attempt, response.headers());
         }
-        // A registry says 403 to an account without the right; that is its own answer.
-        if status == StatusCode::UNAUTHORIZED {
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             match registry.rejected(&mut attempt, status, response.headers()) {
                 Rejection::Repeat if repeatable => continue,
                 Rejection::Repeat => {
-                    return Ok((answer::repeat_request().map(upstream::full), Verdict::Refused));
+                    return Ok((
+                        answer::repeat_request().map(upstream::full),
+                        Verdict::Refused,
+                    ));
                 }
+                // 403 is the registry's own answer to an account without the right.
+                Rejection::Refused(_) if status == StatusCode::FORBIDDEN => {}
                 Rejection::Refused(error) => return Err(error.into()),
             }
         }
@@ -174,7 +180,9 @@ async fn placeholder_token(
     let registry = target.injector.registry()?;
     // Whether the path is the token service's is only known once the registry was asked.
     if registry.realm().is_none() {
-        let _ = registry.ping(&Fetcher::new(&caller.worker.upstream, target)).await;
+        let _ = registry
+            .ping(&Fetcher::new(&caller.worker.upstream, target))
+            .await;
     }
     registry
         .is_realm(&head.uri)
@@ -198,7 +206,9 @@ async fn exchange(
 
 /// Prepares an upstream's answer for the client.
 fn finish(mut response: Response<Body>) -> Response<Body> {
-    let unread = response.extensions_mut().remove::<upstream::RequestUnread>();
+    let unread = response
+        .extensions_mut()
+        .remove::<upstream::RequestUnread>();
     gate::strip_response(response.headers_mut());
     if response.status() != StatusCode::UNAUTHORIZED {
         response.headers_mut().remove(WWW_AUTHENTICATE);
@@ -308,7 +318,8 @@ impl Stop {
             let code = answer::Code::for_status(status);
             return answer::error(status, code, &reason).map(upstream::full);
         }
-        let mut response = Response::new(upstream::full(Bytes::from(format!("postern: {reason}\n"))));
+        let mut response =
+            Response::new(upstream::full(Bytes::from(format!("postern: {reason}\n"))));
         *response.status_mut() = status;
         response.headers_mut().insert(
             CONTENT_TYPE,

@@ -47,13 +47,7 @@ impl Manifests {
         let sources: Vec<Source> = self
             .files
             .iter()
-            .map(|file| {
-                if file.as_os_str() == "-" {
-                    Source::Stdin
-                } else {
-                    Source::File(file.clone())
-                }
-            })
+            .map(|file| file.clone().into_os_string().into())
             .collect();
         state::load(&sources)
     }

@@ -36,7 +36,12 @@ impl Injector {
             Protocol::Http => None,
         };
         let header = connector.credential.as_ref().and_then(authorization);
-        if header.is_none() && matches!(connector.credential, Some(Credential::Basic { .. } | Credential::Bearer { .. })) {
+        if header.is_none()
+            && matches!(
+                connector.credential,
+                Some(Credential::Basic { .. } | Credential::Bearer { .. })
+            )
+        {
             tracing::error!(%connector, "the credential cannot be a header; nothing is injected");
         }
         Self { header, registry }
@@ -117,7 +122,14 @@ mod tests {
 
     #[test]
     fn a_management_api_is_told_from_the_registry_api() {
-        for path in ["/v2", "/v2/", "/v2/a/tags/list", "/%76%32/", "/x/../v2/", "/./v2/"] {
+        for path in [
+            "/v2",
+            "/v2/",
+            "/v2/a/tags/list",
+            "/%76%32/",
+            "/x/../v2/",
+            "/./v2/",
+        ] {
             assert!(is_registry_api(path), "{path}");
         }
         for path in ["/", "/api/v2.0/projects", "/v2x", "/service/token"] {

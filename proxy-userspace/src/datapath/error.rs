@@ -96,8 +96,9 @@ pub fn running_kernel() -> String {
     )
 }
 
+/// EPERM alone: the verifier says EACCES when it refuses a program.
 fn is_permission(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::PermissionDenied
+    error.raw_os_error() == Some(Errno::EPERM as i32)
 }
 
 /// The first I/O error in a chain of sources.

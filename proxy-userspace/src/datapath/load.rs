@@ -6,7 +6,7 @@ use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapError},
     programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, ProgramType, SockOps},
-    sys::is_helper_supported,
+    sys::{BpfHelper, is_helper_supported},
 };
 
 use super::DatapathError;
@@ -26,11 +26,8 @@ const PROGRAMS: [(&str, &str); 5] = [
 pub(super) fn object() -> Result<Ebpf, DatapathError> {
     // Kernels before 5.18 cannot choose the errno of a refused connect(); they say EPERM.
     let has_set_retval = u8::from(
-        is_helper_supported(
-            ProgramType::CgroupSockAddr,
-            aya::programs_helper::SET_RETVAL,
-        )
-        .unwrap_or(false),
+        is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
+            .unwrap_or(false),
     );
     let mut ebpf = EbpfLoader::new()
         .override_global("HAS_SET_RETVAL", &has_set_retval, true)
@@ -70,7 +67,11 @@ pub(super) fn attach(ebpf: &mut Ebpf, cgroup: BorrowedFd<'_>) -> Result<(), Data
 pub(super) fn detach(ebpf: &mut Ebpf) {
     for (_, program) in ebpf.programs_mut() {
         // Not loaded is as good as unloaded.
-        let _ = program.unload();
+        let _ = match program {
+            Program::CgroupSockAddr(program) => program.unload(),
+            Program::SockOps(program) => program.unload(),
+            _ => Ok(()),
+        };
     }
 }
 

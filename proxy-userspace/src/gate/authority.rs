@@ -27,7 +27,9 @@ pub fn check_authority(site: &Site, head: &Parts) -> Result<(), Refusal> {
             ))
         }
         (Some(name), _) | (None, Some(name)) => match split_authority(name) {
-            Some((host, port)) if host == site.host && port.is_none_or(|port| port == site.port) => {
+            Some((host, port))
+                if host == site.host && port.is_none_or(|port| port == site.port) =>
+            {
                 Ok(())
             }
             Some(_) => Err(Refusal::new(

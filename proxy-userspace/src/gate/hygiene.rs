@@ -137,7 +137,15 @@ mod tests {
 
     #[test]
     fn dot_segments_are_seen_through_encodings() {
-        for path in ["/a/../b", "/a/%2e%2E/b", "/a/.%2e", "/a%2f..%2fb", "/a/./b", "/a\\..\\b", "/a/..;x/b"] {
+        for path in [
+            "/a/../b",
+            "/a/%2e%2E/b",
+            "/a/.%2e",
+            "/a%2f..%2fb",
+            "/a/./b",
+            "/a\\..\\b",
+            "/a/..;x/b",
+        ] {
             assert!(has_dot_segment(path), "{path}");
         }
         for path in ["/", "/a/b", "/a..b/c", "/...", "/.well-known"] {

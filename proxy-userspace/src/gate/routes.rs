@@ -122,8 +122,9 @@ impl Site {
     /// The target whose path prefix fits best, by whole segments.
     pub fn target(&self, path: &str) -> Option<&Arc<Target>> {
         self.targets.iter().find(|target| {
-            path.strip_prefix(target.path.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || target.path.is_empty())
+            path.strip_prefix(target.path.as_str()).is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with('/') || target.path.is_empty()
+            })
         })
     }
 
@@ -179,7 +180,11 @@ mod tests {
 
     #[test]
     fn the_longest_whole_segment_prefix_wins() {
-        let connectors = [connector(1, ""), connector(2, "/team"), connector(3, "/team/a")];
+        let connectors = [
+            connector(1, ""),
+            connector(2, "/team"),
+            connector(3, "/team/a"),
+        ];
         let routes = Routes::new(&connectors, &Roots::none()).expect("routes");
         let site = routes
             .site(Scheme::Https, "api.example.com", 443)
@@ -197,7 +202,11 @@ mod tests {
             assert_eq!(target.connector.id, ConnectorId(expected), "{path}");
         }
         assert!(routes.site(Scheme::Http, "api.example.com", 443).is_none());
-        assert!(routes.site(Scheme::Https, "api.example.com", 8443).is_none());
+        assert!(
+            routes
+                .site(Scheme::Https, "api.example.com", 8443)
+                .is_none()
+        );
     }
 
     #[test]

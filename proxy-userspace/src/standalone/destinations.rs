@@ -83,7 +83,11 @@ fn entry(policy: u32, ip: IpAddr, wanted: &Wanted) -> Result<(DestinationKey, De
     };
     let value = Destination {
         connector,
-        flags: if wanted.closed { 0 } else { DESTINATION_FAIL_OPEN },
+        flags: if wanted.closed {
+            0
+        } else {
+            DESTINATION_FAIL_OPEN
+        },
         ports,
     };
     Ok((key, value))
@@ -129,21 +133,37 @@ mod tests {
             panic!("{entries:?}");
         };
         assert_eq!(v4.policy, 7);
-        assert_eq!(v4.addr, map_address("192.0.2.1".parse().expect("an address")));
+        assert_eq!(
+            v4.addr,
+            map_address("192.0.2.1".parse().expect("an address"))
+        );
         assert_eq!(shared.ports, [443, 5000, 0, 0]);
         assert_eq!((shared.connector, shared.flags), (0, 0));
-        assert_eq!(v6.addr, map_address("2001:db8::1".parse().expect("an address")));
+        assert_eq!(
+            v6.addr,
+            map_address("2001:db8::1".parse().expect("an address"))
+        );
         assert_eq!((single.connector, single.flags), (3, DESTINATION_FAIL_OPEN));
     }
 
     #[tokio::test]
     async fn more_ports_than_an_entry_holds_are_an_error() {
         let connectors: Vec<_> = (1..=5)
-            .map(|n| connector(n, "192.0.2.1", 5000 + u16::try_from(n).expect("small"), FailurePolicy::Closed))
+            .map(|n| {
+                connector(
+                    n,
+                    "192.0.2.1",
+                    5000 + u16::try_from(n).expect("small"),
+                    FailurePolicy::Closed,
+                )
+            })
             .collect();
         let error = resolve(1, &connectors, &Resolver::default())
             .await
             .expect_err("five ports");
-        assert!(error.to_string().contains("5 ports of 192.0.2.1"), "{error}");
+        assert!(
+            error.to_string().contains("5 ports of 192.0.2.1"),
+            "{error}"
+        );
     }
 }

@@ -25,7 +25,6 @@ use crate::{
     limits,
     listen::{self, Listeners},
     state::Connector,
-    telemetry::Counters,
     tls::{Authority, Interceptor, Roots},
     upstream::Resolver,
     worker::{Proxy, Worker, Workers},
@@ -79,8 +78,16 @@ async fn start(options: Options) -> Result<ExitCode> {
     let trust = Trust::prepare(proxy.interceptor.root_pem(), rundir.path())?;
     let code = match options.mode {
         Mode::Transparent => {
-            transparent(&connectors, &proxy, &rundir, trust, name, &options.command, options.stats)
-                .await
+            transparent(
+                &connectors,
+                &proxy,
+                &rundir,
+                trust,
+                name,
+                &options.command,
+                options.stats,
+            )
+            .await
         }
         Mode::Forward => forward(&proxy, trust, name, &options.command).await,
     };
@@ -153,7 +160,12 @@ async fn transparent(
         Arc::clone(&proxy.counters),
         move |inbound| workers.deliver(inbound),
     );
-    let mut child = Child::spawn(command, Some(cgroup.path()), &trust.overlays, &trust.variables)?;
+    let mut child = Child::spawn(
+        command,
+        Some(cgroup.path()),
+        &trust.overlays,
+        &trust.variables,
+    )?;
     let code = tokio::select! {
         code = child.wait() => code,
         result = accept => Err(ended("the listener", result)),
@@ -219,12 +231,19 @@ async fn forward(
         .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
     let password: SecretString = BASE64_URL_SAFE_NO_PAD.encode(random).into();
     let mut variables = trust.copies;
-    let url = format!("http://postern:{}@127.0.0.1:{port}", password.expose_secret());
+    let url = format!(
+        "http://postern:{}@127.0.0.1:{port}",
+        password.expose_secret()
+    );
     for variable in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
         variables.push((variable.into(), url.clone().into()));
     }
     let workload = Arc::new(Workload { cgroup_id: 0, name });
-    let server = Arc::new(ForwardProxy::new(Worker::new(Arc::clone(proxy)), workload, &password));
+    let server = Arc::new(ForwardProxy::new(
+        Worker::new(Arc::clone(proxy)),
+        workload,
+        &password,
+    ));
     let mut child = Child::spawn(command, None, &[], &variables)?;
     tokio::select! {
         code = child.wait() => code,

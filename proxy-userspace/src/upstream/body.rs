@@ -16,10 +16,18 @@ use hyper::body::Incoming;
 
 use super::pool::GiveBack;
 
-/// Whatever went wrong while a body was read.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// A body broke off: its sender, or the connection that it came on, went away.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct BodyError(#[from] hyper::Error);
+
 /// The body of any request or answer that passes through.
-pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// A body that is being received.
+pub fn incoming(body: Incoming) -> Body {
+    body.map_err(BodyError).boxed_unsync()
+}
 
 /// A body without a byte.
 pub fn empty() -> Body {
@@ -61,7 +69,9 @@ pub(super) struct RequestBody {
 impl RequestBody {
     pub(super) fn new(inner: Body) -> (Self, Arc<Progress>) {
         let progress = Arc::new(Progress::default());
-        progress.done.store(inner.is_end_stream(), Ordering::Relaxed);
+        progress
+            .done
+            .store(inner.is_end_stream(), Ordering::Relaxed);
         let body = Self {
             inner,
             progress: Arc::clone(&progress),
@@ -72,12 +82,12 @@ impl RequestBody {
 
 impl HttpBody for RequestBody {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
@@ -117,12 +127,12 @@ struct ResponseBody {
 
 impl HttpBody for ResponseBody {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
         let ended = match &frame {
             None => true,

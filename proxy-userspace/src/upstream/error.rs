@@ -76,7 +76,10 @@ impl UpstreamError {
             .and_then(|inner| inner.downcast_ref::<rustls::Error>());
         let message = match reason {
             Some(rustls::Error::InvalidCertificate(error)) => {
-                format!("the certificate of {name} is refused: {}", certificate(error))
+                format!(
+                    "the certificate of {name} is refused: {}",
+                    certificate(error)
+                )
             }
             Some(error) => format!("no TLS connection to {name}: {error}"),
             None => format!("no TLS connection to {name}: {source}"),

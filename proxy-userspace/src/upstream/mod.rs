@@ -8,7 +8,7 @@ mod pool;
 mod resolve;
 mod splice;
 
-pub use body::{Body, BoxError, empty, full};
+pub use body::{Body, BodyError, empty, full, incoming};
 pub use error::{Kind as ErrorKind, UpstreamError};
 pub use resolve::Resolver;
 pub use splice::splice;
@@ -147,7 +147,8 @@ impl Upstream {
         loop {
             let (mut sender, since, reused) = match self.pool.take_http1(&key) {
                 Some((sender, since)) => (sender, since, true),
-                None => match dial::dial(&self.resolver, endpoint, Some(HttpVersion::Http1)).await? {
+                None => match dial::dial(&self.resolver, endpoint, Some(HttpVersion::Http1)).await?
+                {
                     Dialled::Http1(sender) => (sender, Instant::now(), false),
                     Dialled::Http2(_) => return Err(UpstreamError::version(endpoint, "http/1.1")),
                 },
@@ -158,13 +159,8 @@ impl Upstream {
                     if !progress.is_done() {
                         response.extensions_mut().insert(RequestUnread);
                     }
-                    let give_back = pool::GiveBack::new(
-                        Arc::clone(&self.pool),
-                        key,
-                        sender,
-                        since,
-                        progress,
-                    );
+                    let give_back =
+                        pool::GiveBack::new(Arc::clone(&self.pool), key, sender, since, progress);
                     return Ok(response.map(|body| body::response(body, Some(give_back))));
                 }
                 Err(mut failed) => match failed.take_message() {
@@ -206,7 +202,6 @@ impl Upstream {
             }
         }
     }
-
 }
 
 /// Waits for an answer's head. The time-out counts from the last sign of progress of the
@@ -232,7 +227,10 @@ async fn head<T>(
 }
 
 fn patience(request: &Request<Body>) -> Duration {
-    let commits = matches!(*request.method(), Method::PUT | Method::POST | Method::PATCH);
+    let commits = matches!(
+        *request.method(),
+        Method::PUT | Method::POST | Method::PATCH
+    );
     if commits && !request.body().is_end_stream() || *request.method() == Method::PUT {
         limits::FIRST_BYTE_UPLOAD
     } else {

@@ -68,7 +68,10 @@ impl Resolver {
     fn remember(&self, host: &str, addresses: Vec<IpAddr>) -> Arc<[IpAddr]> {
         let now = Instant::now();
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut seen = names.remove(host).map(|known| known.seen).unwrap_or_default();
+        let mut seen = names
+            .remove(host)
+            .map(|known| known.seen)
+            .unwrap_or_default();
         seen.retain(|_, last| now.duration_since(*last) < limits::ADDRESS_LIFE);
         for ip in &addresses {
             if seen.len() < limits::ADDRESSES_PER_NAME || seen.contains_key(ip) {
@@ -112,7 +115,10 @@ mod tests {
     async fn an_address_needs_no_resolver() {
         let resolver = Resolver::default();
         let addresses = resolver.resolve("2001:db8::1").await.expect("an address");
-        assert_eq!(*addresses, ["2001:db8::1".parse::<IpAddr>().expect("an address")]);
+        assert_eq!(
+            *addresses,
+            ["2001:db8::1".parse::<IpAddr>().expect("an address")]
+        );
     }
 
     #[tokio::test]
@@ -121,9 +127,15 @@ mod tests {
         let ip = |last| IpAddr::from([192, 0, 2, last]);
         resolver.remember("registry.example.com", vec![ip(1)]);
         resolver.remember("registry.example.com", vec![ip(2)]);
-        let current = resolver.resolve("registry.example.com").await.expect("known");
+        let current = resolver
+            .resolve("registry.example.com")
+            .await
+            .expect("known");
         assert_eq!(*current, [ip(2)]);
-        let mut all = resolver.all_addresses("registry.example.com").await.expect("known");
+        let mut all = resolver
+            .all_addresses("registry.example.com")
+            .await
+            .expect("known");
         all.sort();
         assert_eq!(all, [ip(1), ip(2)]);
     }

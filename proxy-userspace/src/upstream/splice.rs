@@ -2,11 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use tokio::{
-    io::copy_bidirectional_with_sizes,
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream, time::timeout};
 
 use crate::{limits, listen::reset};
 

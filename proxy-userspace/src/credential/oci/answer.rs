@@ -23,14 +23,27 @@ pub enum Code {
     Unavailable,
     /// A rate limit.
     TooManyRequests,
+    /// The request itself is at fault.
+    Unsupported,
 }
 
 impl Code {
+    /// The code that goes with a status of the proxy's own.
+    pub fn for_status(status: StatusCode) -> Self {
+        match status.as_u16() {
+            401 | 403 => Self::Denied,
+            429 => Self::TooManyRequests,
+            400..500 => Self::Unsupported,
+            _ => Self::Unavailable,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Denied => "DENIED",
             Self::Unavailable => "UNAVAILABLE",
             Self::TooManyRequests => "TOOMANYREQUESTS",
+            Self::Unsupported => "UNSUPPORTED",
         }
     }
 
@@ -39,6 +52,7 @@ impl Code {
             Self::Denied => "requested access to the resource is denied",
             Self::Unavailable => "service unavailable",
             Self::TooManyRequests => "too many requests",
+            Self::Unsupported => "the operation is unsupported",
         }
     }
 }
@@ -78,19 +92,17 @@ pub fn repeat_request() -> Response<Bytes> {
 /// may help, 502 when a person has to act. Never 401: the client has no credential to offer.
 pub fn failure(failure: &OciError) -> Response<Bytes> {
     let (status, code) = match failure.cause() {
-        Cause::Denied { .. } | Cause::CredentialMissing { .. } => {
-            (StatusCode::FORBIDDEN, Code::Denied)
-        }
+        Cause::Denied { .. }
+        | Cause::CredentialMissing { .. }
+        | Cause::CredentialRejected { .. } => (StatusCode::FORBIDDEN, Code::Denied),
         Cause::Busy { .. } => (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests),
-        Cause::Unreachable { .. } | Cause::Unavailable { .. } => {
-            (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable)
-        }
-        Cause::Redirected { .. }
+        Cause::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
+        Cause::Unreachable { .. }
+        | Cause::Redirected { .. }
         | Cause::Unexpected { .. }
         | Cause::BadAnswer { .. }
         | Cause::NoChallenge
         | Cause::UnsafeRealm(_)
-        | Cause::CredentialRejected { .. }
         | Cause::CredentialUnfit
         | Cause::CredentialUnsendable => (StatusCode::BAD_GATEWAY, Code::Unavailable),
     };
