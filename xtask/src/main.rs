@@ -11,9 +11,17 @@ use clap::{Parser, Subcommand};
 use crate::workspace::Workspace;
 
 mod build;
+mod lint;
 mod run;
 mod setup;
 mod test;
+#[path = "../../proxy-userspace/build/toolchain.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "a build script uses the rest of it"
+)]
+mod toolchain;
 mod workspace;
 
 /// Set-up, build, demo, test and lint of Postern.
@@ -34,6 +42,8 @@ enum Task {
     Setup,
     /// Build the postern binary, optimised
     Build,
+    /// Check format, style and dependencies
+    Lint,
     /// Run all tests; needs root
     Test {
         /// Arguments for `cargo test`
@@ -59,6 +69,10 @@ fn perform(task: &Task) -> Result<()> {
         Task::Build => {
             setup::perform(&workspace)?;
             build::release(&workspace).map(drop)
+        }
+        Task::Lint => {
+            setup::perform(&workspace)?;
+            lint::perform(&workspace)
         }
         Task::Test { arguments } => {
             test::require_root("test")?;

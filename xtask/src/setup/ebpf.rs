@@ -5,11 +5,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::tools::Tool;
 use crate::run;
 use crate::workspace::{Workspace, find_program};
 
-/// The version that `proxy-ebpf` is built and tested with.
-const LINKER_VERSION: &str = "0.13.0";
+/// Turns what the compiler emits into an object that the kernel loads.
+pub(crate) const LINKER: Tool = Tool {
+    name: "bpf-linker",
+    version: "0.13.0",
+};
 
 /// The oldest LLVM that the linker is built with: the one of Debian's compiler.
 const OLDEST_LLVM: u32 = 22;
@@ -67,33 +71,17 @@ fn nightly(arguments: &[&str]) -> Command {
     command
 }
 
-/// Whether the linker has yet to be built, or is of another version.
-pub(crate) fn linker_is_missing(workspace: &Workspace) -> bool {
-    let mut command = Command::new(workspace.tool("bpf-linker"));
-    let version = run::output(command.arg("--version"));
-    !version.is_ok_and(|text| text.split_whitespace().any(|word| word == LINKER_VERSION))
-}
-
 /// Builds the linker from source with the LLVM that fits the compiler.
 pub(crate) fn install_linker(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     let llvm = toolchain.linker_llvm();
-    let feature = format!("llvm-{llvm}");
-    let mut command = workspace.cargo(["install", "bpf-linker", "--version", LINKER_VERSION]);
-    command
-        .args([
-            "--locked",
-            "--no-default-features",
-            "--features",
-            &feature,
-            "--root",
-        ])
-        .arg(workspace.tools())
-        // Not in the workspace's own target folder, whose contents follow its profiles.
-        .env("CARGO_TARGET_DIR", workspace.tools().join("build"))
-        .env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}"));
-    run::step(
-        &format!("bpf-linker {LINKER_VERSION} into target/tools"),
-        &mut command,
-    )
-    .with_context(|| format!("bpf-linker cannot be built; it needs llvm-{llvm}-dev"))
+    LINKER
+        .install(workspace, |command| {
+            command.args([
+                "--no-default-features",
+                "--features",
+                &format!("llvm-{llvm}"),
+            ]);
+            command.env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}"));
+        })
+        .with_context(|| format!("bpf-linker cannot be built; it needs llvm-{llvm}-dev"))
 }

@@ -9,13 +9,14 @@ use crate::workspace::Workspace;
 pub(crate) mod ebpf;
 pub(crate) mod mounts;
 mod packages;
+pub(crate) mod tools;
 
 /// Installs and mounts what is missing, or tells which commands would.
 pub(crate) fn perform(workspace: &Workspace) -> Result<()> {
     let toolchain = ebpf::Toolchain::detect();
     let packages = packages::missing(&toolchain);
     let mounts = mounts::missing()?;
-    let linker = ebpf::linker_is_missing(workspace);
+    let linker = ebpf::LINKER.is_missing(workspace);
     let nothing_to_do = packages.is_empty() && mounts.is_empty() && !linker;
 
     if !packages.is_empty() || !mounts.is_empty() {
