@@ -1,2 +1,83 @@
-//! Skeleton.
-fn main() {}
+//! `cargo xtask`: everything a developer or a CI job does with this repository.
+//!
+//! Each command first runs the set-up, which installs what is missing and nothing else, so
+//! that any of them works on a fresh machine.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+mod build;
+mod lint;
+mod run;
+mod setup;
+mod test;
+#[path = "../../proxy-userspace/build/toolchain.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "a build script uses the rest of it"
+)]
+mod toolchain;
+mod workspace;
+
+/// Set-up, build, demo, test and lint of Postern.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing on this machine, and only that
+    Setup,
+    /// Build the postern binary, optimised
+    Build,
+    /// Check format, style and dependencies
+    Lint,
+    /// Run all tests; needs root
+    Test {
+        /// Arguments for `cargo test`
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match perform(&Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: &Task) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    match task {
+        Task::Setup => setup::perform(&workspace),
+        Task::Build => {
+            setup::perform(&workspace)?;
+            build::release(&workspace).map(drop)
+        }
+        Task::Lint => {
+            setup::perform(&workspace)?;
+            lint::perform(&workspace)
+        }
+        Task::Test { arguments } => {
+            test::require_root("test")?;
+            setup::perform(&workspace)?;
+            test::perform(&workspace, arguments)
+        }
+    }
+}

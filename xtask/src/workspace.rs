@@ -1,0 +1,91 @@
+//! Where the sources, the build output and the tools are.
+
+use std::env;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::run;
+
+/// The folders that the tasks work in.
+pub(crate) struct Workspace {
+    /// The folder of the workspace's `Cargo.toml`.
+    pub(crate) root: PathBuf,
+    /// Cargo's target folder, wherever the environment or a configuration puts it.
+    pub(crate) target: PathBuf,
+}
+
+impl Workspace {
+    /// Asks cargo, which knows every way to move a target folder.
+    pub(crate) fn locate() -> Result<Self> {
+        let mut command = Command::new(cargo());
+        command.args(["metadata", "--no-deps", "--format-version=1", "--offline"]);
+        command.current_dir(env!("CARGO_MANIFEST_DIR"));
+        let output = run::output(&mut command)?;
+        let metadata: Value = serde_json::from_str(&output).context("cargo metadata is no JSON")?;
+        let folder = |key: &str| {
+            let path = metadata[key].as_str();
+            path.map(PathBuf::from)
+                .with_context(|| format!("cargo metadata lacks {key}"))
+        };
+        Ok(Self {
+            root: folder("workspace_root")?,
+            target: folder("target_directory")?,
+        })
+    }
+
+    /// Where the set-up puts the tools that it builds.
+    pub(crate) fn tools(&self) -> PathBuf {
+        self.target.join("tools")
+    }
+
+    /// A tool that the set-up built.
+    pub(crate) fn tool(&self, name: &str) -> PathBuf {
+        self.tools().join("bin").join(name)
+    }
+
+    /// Cargo, to be run in the workspace.
+    pub(crate) fn cargo<I, S>(&self, arguments: I) -> Command
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut command = Command::new(cargo());
+        command.args(arguments).current_dir(&self.root);
+        forget_this_crate(&mut command);
+        command
+    }
+}
+
+/// The cargo that runs this task, so that all of a task uses one toolchain.
+fn cargo() -> PathBuf {
+    env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+/// `cargo run` describes this crate in variables, which build scripts of a nested cargo
+/// would watch and rebuild for.
+fn forget_this_crate(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// Finds a program like a shell does; folders for system programs count as well, because
+/// they are often not in an ordinary user's `PATH`.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|candidate| is_executable(candidate))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+}
