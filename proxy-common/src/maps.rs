@@ -171,6 +171,27 @@ pub struct Stats {
     pub flows_lost: u64,
 }
 
+#[cfg(feature = "std")]
+impl std::fmt::Display for Stats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "connects={} untouched={} redirected={} bypassed={} refused_cred={} \
+             refused_stale={} refused_sock={} refused_mem={} flows={} flows_lost={}",
+            self.connects,
+            self.untouched,
+            self.redirected,
+            self.bypassed,
+            self.refused_cred,
+            self.refused_stale,
+            self.refused_sock,
+            self.refused_mem,
+            self.flows,
+            self.flows_lost,
+        )
+    }
+}
+
 /// Fails to compile when a type has another size than its fields add up to.
 macro_rules! no_padding {
     ($($type:ident = $($size:literal)|+;)+) => {

@@ -7,7 +7,7 @@ mod run;
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::state::{self, Loaded, Source};
 
@@ -69,9 +69,9 @@ pub fn main() -> ExitCode {
 }
 
 fn init_log(filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|error| {
+    let filter = log_filter(filter).unwrap_or_else(|error| {
         eprintln!("postern: --log {filter}: {error}; logging warnings");
-        EnvFilter::new("warn")
+        EnvFilter::new("postern=warn")
     });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -79,4 +79,26 @@ fn init_log(filter: &str) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+}
+
+/// Levels apply to Postern alone: libraries below it may log the headers that they send.
+fn log_filter(filter: &str) -> Result<EnvFilter, String> {
+    let mut directives = Vec::new();
+    for directive in filter
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
+        if directive.parse::<LevelFilter>().is_ok() {
+            directives.push(format!("postern={directive}"));
+        } else if directive.starts_with("postern") {
+            directives.push(directive.to_owned());
+        } else {
+            return Err(format!(
+                "{directive:?} is neither a level (error, warn, info, debug, trace, off) nor a \
+                 part of Postern, such as postern::access=info"
+            ));
+        }
+    }
+    EnvFilter::try_new(directives.join(",")).map_err(|error| error.to_string())
 }

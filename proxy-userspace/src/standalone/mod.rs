@@ -172,7 +172,7 @@ async fn transparent(
         result = keep_up(connectors, &proxy.resolver, &mut datapath) => Err(ended("the datapath", result)),
     };
     if stats && let Ok(stats) = datapath.stats() {
-        eprintln!("postern: kernel: {stats:?}");
+        eprintln!("postern: kernel: {stats}");
     }
     code
 }

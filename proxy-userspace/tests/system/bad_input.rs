@@ -1,0 +1,137 @@
+//! Faults in what Postern is given: one clear error, and nothing started.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use crate::support::{self, World, output, stderr, stdout};
+
+/// Runs a command with the manifest and expects the words in the error, and no run.
+fn refused(world: &World, manifest: &Path, words: &[&str]) -> Result<()> {
+    let run = world.run(&manifest.to_path_buf(), &["echo", "started"]);
+    let output = output(run)?;
+    let error = stderr(&output);
+    ensure!(
+        output.status.code() == Some(125),
+        "{}: {error}",
+        output.status
+    );
+    ensure!(stdout(&output).is_empty(), "the command was started");
+    for word in words {
+        ensure!(error.contains(word), "no {word:?} in: {error}");
+    }
+    ensure!(!error.contains(support::TOKEN), "the secret is in: {error}");
+    Ok(())
+}
+
+#[test]
+fn faults_in_manifests_name_file_document_field_and_fix() -> Result<()> {
+    let world = World::new(&["api.test"])?;
+    let [good, secret] = support::bearer("api", "https://api.test");
+    let file = "connectors.yaml";
+    let cases: [(Vec<String>, &[&str]); 8] = [
+        (
+            vec![good.replace("address:", "adress:"), secret.clone()],
+            &[file, "document 1", "adress"],
+        ),
+        (
+            vec![good.clone()],
+            &[file, "document 1", "spec.auth.secretRef", "api"],
+        ),
+        (
+            vec![good.clone(), secret.replace("token:", "tokn:")],
+            &[file, "token"],
+        ),
+        (
+            vec![good.replace("https://api.test", "api.test"), secret.clone()],
+            &[file, "spec.address", "https://"],
+        ),
+        (
+            vec![
+                good.replace("https://api.test", "https://u:p@api.test"),
+                secret.clone(),
+            ],
+            &[file, "spec.address"],
+        ),
+        (
+            vec![
+                good.replace("https://api.test", "https://api.test?x=1"),
+                secret.clone(),
+            ],
+            &[file, "spec.address", "query"],
+        ),
+        (
+            vec![
+                good.replace("generic-bearer", "generic-beerer"),
+                secret.clone(),
+            ],
+            &[file, "spec.connectorClassName", "generic-beerer"],
+        ),
+        (
+            vec![
+                good.clone(),
+                good.replace("name: api\nspec", "name: twin\nspec"),
+                secret.clone(),
+            ],
+            &[file, "document 2", "spec.address"],
+        ),
+    ];
+    for (documents, words) in cases {
+        let manifest = world.manifest(&documents)?;
+        refused(&world, &manifest, words)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() -> Result<()> {
+    let world = World::new(&[])?;
+    refused(
+        &world,
+        Path::new("/no/such/file.yaml"),
+        &["/no/such/file.yaml"],
+    )
+}
+
+#[test]
+fn an_empty_command_line_is_explained() -> Result<()> {
+    let world = World::new(&[])?;
+    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    let output = output(world.run(&manifest, &[]))?;
+    ensure!(output.status.code() == Some(2), "{}", output.status);
+    ensure!(stderr(&output).contains("CMD"), "{}", stderr(&output));
+    Ok(())
+}
+
+#[test]
+fn manifests_come_from_several_files_and_standard_input() -> Result<()> {
+    let world = World::new(&["api.test"])?;
+    let [connector, secret] = support::bearer("api", "https://api.test");
+    let with_ca = world.manifest(&[connector])?;
+    let mut run = world.postern(&["run", "-f"]);
+    run.arg(with_ca).args(["-f", "-", "--", "echo", "started"]);
+    let output = testkit::command::run_ok_with_input(run, secret.as_bytes())?;
+    ensure!(stdout(&output) == "started");
+    Ok(())
+}
+
+#[test]
+fn without_the_rights_for_ebpf_nothing_is_attached() -> Result<()> {
+    let world = World::new(&["api.test"])?;
+    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    let mut run = world.sandbox.command("setpriv");
+    run.args(["--bounding-set=-sys_admin,-bpf", "--inh-caps=-all"])
+        .arg(env!("CARGO_BIN_EXE_postern"))
+        .args(["run", "--mode", "transparent", "-f"])
+        .arg(manifest)
+        .args(["--", "echo", "started"]);
+    let output = output(run)?;
+    ensure!(output.status.code() == Some(125), "{output:?}");
+    ensure!(stdout(&output).is_empty(), "the command was started");
+    let error = stderr(&output);
+    ensure!(
+        error.contains("eBPF") && error.contains("--mode forward"),
+        "{error}"
+    );
+    Ok(())
+}

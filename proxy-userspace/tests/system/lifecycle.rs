@@ -1,0 +1,245 @@
+//! The command's life: what it sees, how it ends, and that nothing is left.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use testkit::proc;
+
+use crate::support::{self, World, ok, output, stderr, stdout};
+
+fn world() -> Result<(World, PathBuf)> {
+    let world = World::new(&["api.test"])?;
+    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    Ok((world, manifest))
+}
+
+/// Starts a command whose first line says that it runs, and returns that line.
+fn start(mut command: Command) -> Result<(Child, String)> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start postern")?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("no pipe")?).read_line(&mut line)?;
+    Ok((child, line.trim().to_owned()))
+}
+
+fn signal(child: &Child, signal: Signal) -> Result<()> {
+    Ok(kill(Pid::from_raw(i32::try_from(child.id())?), signal)?)
+}
+
+fn run_dir(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/run/postern/run-{pid}"))
+}
+
+/// The cgroup that a command printed from `/proc/self/cgroup`, as a directory.
+fn cgroup_dir(line: &str) -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let mount = mounts
+        .lines()
+        .find(|line| line.contains(" - cgroup2 "))
+        .and_then(|line| line.split(' ').nth(4))
+        .context("no cgroup2 mount")?;
+    let path = line.strip_prefix("0::/").context("no unified cgroup")?;
+    Ok(Path::new(mount).join(path))
+}
+
+fn gone(path: &Path) -> bool {
+    (0..500).any(|_| {
+        thread::sleep(Duration::from_millis(10));
+        !path.exists()
+    })
+}
+
+#[test]
+fn exit_codes_come_through() -> Result<()> {
+    let (world, manifest) = world()?;
+    for (command, code) in [
+        (&["true"][..], 0),
+        (&["sh", "-c", "exit 42"], 42),
+        (&["sh", "-c", "kill -TERM $$"], 128 + 15),
+        (&["/no/such/command"], 127),
+        (&["/etc/passwd"], 126),
+    ] {
+        let status = output(world.run(&manifest, command))?.status;
+        ensure!(status.code() == Some(code), "{command:?}: {status}");
+    }
+    Ok(())
+}
+
+#[test]
+fn arguments_input_and_output_are_the_commands_own() -> Result<()> {
+    let (world, manifest) = world()?;
+    let mut run = world.run(
+        &manifest,
+        &[
+            "sh",
+            "-c",
+            "cat; printf '<%s>' \"$@\"",
+            "sh",
+            "a b",
+            "--mode",
+            "-f",
+        ],
+    );
+    let mut child = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    std::io::Write::write_all(&mut child.stdin.take().context("no pipe")?, b"input ")?;
+    let output = child.wait_with_output()?;
+    ensure!(
+        stdout(&output) == "input <a b><--mode><-f>",
+        "{}",
+        stdout(&output)
+    );
+    Ok(())
+}
+
+#[test]
+fn signals_reach_the_command() -> Result<()> {
+    let (world, manifest) = world()?;
+    for (name, number) in [
+        ("TERM", Signal::SIGTERM),
+        ("INT", Signal::SIGINT),
+        ("HUP", Signal::SIGHUP),
+        ("USR1", Signal::SIGUSR1),
+    ] {
+        let script = format!("trap 'exit 9' {name}; echo ready; while :; do sleep 0.05; done");
+        let (mut child, line) = start(world.run(&manifest, &["sh", "-c", &script]))?;
+        ensure!(line == "ready", "{line}");
+        signal(&child, number)?;
+        let status = child.wait()?;
+        ensure!(status.code() == Some(9), "{name}: {status}");
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_is_left_after_the_end_or_sigterm() -> Result<()> {
+    let (world, manifest) = world()?;
+    for stop in [false, true] {
+        // The second process outlives the first, and is not allowed to stay.
+        let script = "(trap '' TERM; exec sleep 1000) & grep ^0:: /proc/self/cgroup; \
+                      [ $0 = 1 ] && exec sleep 1000; exit 0";
+        let flag = if stop { "1" } else { "0" };
+        let (mut child, line) = start(world.run(&manifest, &["sh", "-c", script, flag]))?;
+        let pid = child.id();
+        let cgroup = cgroup_dir(&line)?;
+        if stop {
+            ensure!(cgroup.exists() && run_dir(pid).exists(), "{line}");
+            signal(&child, Signal::SIGTERM)?;
+        }
+        let status = child.wait()?;
+        ensure!(
+            status.code() == Some(if stop { 143 } else { 0 }),
+            "{status}"
+        );
+        ensure!(!cgroup.exists(), "{} is left", cgroup.display());
+        ensure!(!run_dir(pid).exists(), "{} is left", run_dir(pid).display());
+    }
+    Ok(())
+}
+
+#[test]
+fn the_next_run_cleans_up_after_a_killed_one() -> Result<()> {
+    let (world, manifest) = world()?;
+    let script = "(exec sleep 1000) & grep ^0:: /proc/self/cgroup; exec sleep 1000";
+    let (mut child, line) = start(world.run(&manifest, &["sh", "-c", script]))?;
+    let pid = child.id();
+    let cgroup = cgroup_dir(&line)?;
+    let family = proc::descendants(pid)?;
+    ensure!(family.len() >= 2, "{family:?}");
+    child.kill()?;
+    child.wait()?;
+    ensure!(
+        run_dir(pid).exists() && cgroup.exists(),
+        "nothing to clean up"
+    );
+    ok(world.run(&manifest, &["true"]))?;
+    ensure!(gone(&run_dir(pid)), "{} is left", run_dir(pid).display());
+    ensure!(gone(&cgroup), "{} is left", cgroup.display());
+    ensure!(
+        family.iter().all(|pid| !proc::is_alive(*pid)),
+        "processes are left"
+    );
+    Ok(())
+}
+
+#[test]
+fn runs_beside_each_other_do_not_disturb() -> Result<()> {
+    let (world, manifest) = world()?;
+    let (mut first, line) =
+        start(world.run(&manifest, &["sh", "-c", "echo ready; exec sleep 1000"]))?;
+    ensure!(line == "ready");
+    ok(world.run(&manifest, &["true"]))?;
+    ensure!(
+        run_dir(first.id()).exists() && first.try_wait()?.is_none(),
+        "the first run is gone"
+    );
+    signal(&first, Signal::SIGTERM)?;
+    first.wait()?;
+    Ok(())
+}
+
+#[test]
+fn trust_is_added_to_what_was_trusted_and_only_for_the_command() -> Result<()> {
+    let (world, manifest) = world()?;
+    let own = world.files.write("own.pem", world.pki.ca_pem()?)?;
+    let system = fs::read_to_string("/etc/ssl/certs/ca-certificates.crt")?;
+    let script = "cat /etc/ssl/certs/ca-certificates.crt; echo ==; cat \"$CURL_CA_BUNDLE\"; echo ==; \
+                  echo $SSL_CERT_FILE $GIT_SSL_CAINFO $NODE_EXTRA_CA_CERTS";
+    let mut run = world.run(&manifest, &["sh", "-c", script]);
+    for name in [
+        "SSL_CERT_FILE",
+        "GIT_SSL_CAINFO",
+        "NODE_EXTRA_CA_CERTS",
+        "REQUESTS_CA_BUNDLE",
+    ] {
+        run.env_remove(name);
+    }
+    run.env("CURL_CA_BUNDLE", &own);
+    let text = stdout(&ok(run)?);
+    let parts: Vec<_> = text.split("==\n").collect();
+    let count = |text: &str| text.matches("BEGIN CERTIFICATE").count();
+    ensure!(
+        count(parts[0]) == count(&system) + 1,
+        "the system's bundle has one more"
+    );
+    ensure!(
+        count(parts[1]) == 2 && parts[1].starts_with(&world.pki.ca_pem()?),
+        "{}",
+        parts[1]
+    );
+    let values: Vec<_> = parts[2].split_whitespace().collect();
+    ensure!(
+        values[..2] == ["/etc/ssl/certs/ca-certificates.crt"; 2],
+        "{values:?}"
+    );
+    ensure!(values[2].ends_with("postern-ca.pem"), "{values:?}");
+    ensure!(fs::read_to_string("/etc/ssl/certs/ca-certificates.crt")? == system);
+    ensure!(count(&fs::read_to_string(&own)?) == 1);
+    Ok(())
+}
+
+#[test]
+fn a_name_is_redirected_as_soon_as_it_resolves() -> Result<()> {
+    let world = World::new(&[])?;
+    let manifest = world.manifest(&support::bearer("api", "https://nowhere.test"))?;
+    let output = ok(world.run(&manifest, &["true"]))?;
+    ensure!(
+        stderr(&output).contains("nowhere.test") && stderr(&output).contains("default/api"),
+        "{}",
+        stderr(&output)
+    );
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! Postern against a real kernel, real servers and real clients. Needs root, and fails
+//! without.
+
+mod bad_input;
+mod check;
+mod forward;
+mod git_and_apis;
+mod hostile;
+mod kernel;
+mod lifecycle;
+mod load;
+mod registry;
+mod support;
