@@ -4,12 +4,13 @@
 //! is wrong with the files: a typing error must not cost one run for each mistake.
 
 mod address;
+mod auth;
 mod class;
 mod connector;
 mod docker_config;
 mod error;
 mod manifest;
-pub(crate) mod params;
+mod params;
 mod resolve;
 mod secret;
 #[cfg(test)]
