@@ -1,16 +1,15 @@
 //! Requests of Postern's own: to a registry's `/v2/`, to its token service, and for probes.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Response, header::HOST};
 use http_body_util::{BodyExt, Limited};
 
 use crate::{
-    credential::oci::{Fetch, FetchError},
+    credential::oci::{Fetch, FetchError, MAX_ANSWER},
     gate::Target,
-    limits,
     state::{Address, ConnectorId, Scheme},
     tls::UpstreamTls,
-    upstream::{self, Endpoint, HttpVersion, Upstream},
+    upstream::{self, Body, Endpoint, HttpVersion, Upstream},
 };
 
 /// Sends requests with the trust of one Connector to whatever address they name.
@@ -31,8 +30,28 @@ impl<'a> Fetcher<'a> {
     }
 }
 
-impl Fetch for Fetcher<'_> {
-    async fn fetch(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, FetchError> {
+impl Fetcher<'_> {
+    /// Sends one request and takes at most `limit` bytes of its answer's body; the rest is
+    /// left unread.
+    pub async fn truncated(
+        &self,
+        request: Request<Bytes>,
+        limit: usize,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let (head, mut body) = self.send(request).await?.into_parts();
+        let mut bytes = BytesMut::new();
+        while bytes.len() < limit
+            && let Some(frame) = body.frame().await
+        {
+            if let Ok(data) = frame.map_err(unreadable)?.into_data() {
+                bytes.extend_from_slice(&data);
+            }
+        }
+        bytes.truncate(limit);
+        Ok(Response::from_parts(head, bytes.freeze()))
+    }
+
+    async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Body>, FetchError> {
         let address = address(request.uri())
             .ok_or_else(|| FetchError::new("the address is no http or https URL"))?;
         let endpoint = Endpoint {
@@ -43,18 +62,26 @@ impl Fetch for Fetcher<'_> {
         if let Ok(host) = upstream::authority(&endpoint.address).parse() {
             request.headers_mut().insert(HOST, host);
         }
-        let response = self
-            .upstream
+        self.upstream
             .send(&endpoint, HttpVersion::Http1, request.map(upstream::full))
             .await
-            .map_err(FetchError::new)?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, limits::OWN_ANSWER_BYTES)
+            .map_err(FetchError::new)
+    }
+}
+
+impl Fetch for Fetcher<'_> {
+    async fn fetch(&self, request: Request<Bytes>) -> Result<Response<Bytes>, FetchError> {
+        let (head, body) = self.send(request).await?.into_parts();
+        let body = Limited::new(body, MAX_ANSWER)
             .collect()
             .await
-            .map_err(|error| FetchError::new(format!("its answer could not be read: {error}")))?;
+            .map_err(unreadable)?;
         Ok(Response::from_parts(head, body.to_bytes()))
     }
+}
+
+fn unreadable(error: impl std::fmt::Display) -> FetchError {
+    FetchError::new(format!("its answer could not be read: {error}"))
 }
 
 fn address(uri: &http::Uri) -> Option<Address> {

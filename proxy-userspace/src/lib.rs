@@ -2,7 +2,8 @@
 //! workload and the upstream of a Connector.
 //!
 //! The modules follow that path from top to bottom. None depends on one above it, except on
-//! [`state`], [`telemetry`] and [`limits`], which every room may use.
+//! [`state`], [`telemetry`] and [`limits`], which every room may use. [`probe`] stands beside it:
+//! it checks whether a Connector would work.
 
 pub mod cli;
 pub mod standalone;
@@ -29,5 +30,6 @@ pub mod fetch;
 pub mod upstream;
 
 pub mod limits;
+pub mod probe;
 pub mod state;
 pub mod telemetry;

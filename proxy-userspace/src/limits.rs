@@ -50,8 +50,6 @@ pub const CONNECTION_AGE: Duration = Duration::from_secs(600);
 pub const LEAVES: usize = 1_024;
 /// Life of a leaf certificate; it is replaced after half of it.
 pub const LEAF_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Body of an answer that Postern reads itself, such as a token.
-pub const OWN_ANSWER_BYTES: usize = 64 * 1024;
 /// How often Postern tells the kernel that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Age of that sign from which the kernel acts as if Postern were gone.

@@ -11,6 +11,8 @@ mod metadata;
 mod probe;
 mod secret;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 pub use class::{
     ApiEndpoint, AuthExtractor, AuthProbe, AuthType, ClassApiStatus, ClassAuth, ClassProxyStatus,

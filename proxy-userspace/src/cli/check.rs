@@ -1,20 +1,86 @@
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use bytes::Bytes;
 use clap::Args;
+use http::Request;
 
 use super::Manifests;
+use crate::{
+    fetch::Fetcher,
+    gate::Target,
+    probe::{self, ProbeRequest, ProbeResponse},
+    state::Connector,
+    tls::Roots,
+    upstream::Upstream,
+};
 
 /// Validates manifests and probes each Connector once.
+///
+/// Prints a table of conditions. Ends with 0 when every Connector is ready, with 1 when one
+/// is not, with 125 when the manifests are faulty.
 #[derive(Args)]
 pub(super) struct Check {
     #[command(flatten)]
     manifests: Manifests,
 }
 
+const NOT_READY: u8 = 1;
+
 impl Check {
     pub(super) fn execute(self) -> Result<ExitCode> {
-        self.manifests.load()?;
-        Ok(ExitCode::SUCCESS)
+        let loaded = self.manifests.load()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
+        let roots = Roots::system();
+        let upstream = Upstream::new(Arc::default());
+        let reports = runtime.block_on(probe::check(
+            &loaded,
+            async |connector: &Arc<Connector>, request| {
+                let target = Target::new(connector, &roots).map_err(|e| e.to_string())?;
+                send(&Fetcher::new(&upstream, &target), request).await
+            },
+            async |connector: &Arc<Connector>| {
+                let target = Target::new(connector, &roots).map_err(|e| e.to_string())?;
+                let registry = target
+                    .injector
+                    .registry()
+                    .ok_or("its class is not of protocol OCI")?;
+                registry
+                    .check(&Fetcher::new(&upstream, &target))
+                    .await
+                    .map_err(|error| error.to_string())
+            },
+        ));
+        print!("{}", probe::render(&reports));
+        Ok(if reports.iter().all(probe::Report::is_ready) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(NOT_READY)
+        })
     }
+}
+
+/// One exchange, without following redirects.
+async fn send(fetch: &Fetcher<'_>, probe: ProbeRequest) -> Result<ProbeResponse, String> {
+    let mut request = Request::new(Bytes::new());
+    *request.method_mut() = probe.method;
+    *request.headers_mut() = probe.headers;
+    *request.uri_mut() = probe
+        .url
+        .as_str()
+        .parse()
+        .map_err(|error| format!("the address cannot be requested: {error}"))?;
+    let (head, body) = fetch
+        .truncated(request, probe::MAX_BODY)
+        .await
+        .map_err(|error| error.to_string())?
+        .into_parts();
+    Ok(ProbeResponse {
+        status: head.status,
+        headers: head.headers,
+        body,
+    })
 }

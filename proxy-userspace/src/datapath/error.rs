@@ -89,7 +89,7 @@ impl DatapathError {
 }
 
 /// Release of the running kernel, as `uname -r` prints it.
-pub fn running_kernel() -> String {
+fn running_kernel() -> String {
     nix::sys::utsname::uname().map_or_else(
         |_| "(unknown)".into(),
         |name| name.release().to_string_lossy().into_owned(),

@@ -51,16 +51,10 @@ impl Routes {
     pub fn new(connectors: &[Arc<Connector>], roots: &Roots) -> Result<Self, TlsError> {
         let mut targets: HashMap<(String, u16), Vec<Arc<Target>>> = HashMap::new();
         for connector in connectors {
-            let tls = UpstreamTls::new(roots, connector)?;
+            let trust = UpstreamTls::new(roots, connector)?;
             let injector = Arc::new(Injector::new(connector));
             for address in connector.addresses() {
-                let target = Target {
-                    connector: Arc::clone(connector),
-                    path: address.path.clone(),
-                    endpoint: endpoint(Some(connector.id), address, &tls),
-                    trust: tls.clone(),
-                    injector: Arc::clone(&injector),
-                };
+                let target = Target::at(address, connector, &trust, &injector);
                 targets
                     .entry((address.host.clone(), address.port))
                     .or_default()
@@ -102,6 +96,41 @@ impl Routes {
     }
 }
 
+impl Target {
+    /// A Connector's own address, all paths of its host.
+    pub fn new(connector: &Arc<Connector>, roots: &Roots) -> Result<Self, TlsError> {
+        let trust = UpstreamTls::new(roots, connector)?;
+        Ok(Self::at(
+            &connector.address,
+            connector,
+            &trust,
+            &Arc::new(Injector::new(connector)),
+        ))
+    }
+
+    fn at(
+        address: &Address,
+        connector: &Arc<Connector>,
+        trust: &UpstreamTls,
+        injector: &Arc<Injector>,
+    ) -> Self {
+        Self {
+            connector: Arc::clone(connector),
+            path: address.path.clone(),
+            endpoint: Endpoint {
+                connector: Some(connector.id),
+                address: address.clone(),
+                tls: match address.scheme {
+                    Scheme::Http => None,
+                    Scheme::Https => Some(trust.clone()),
+                },
+            },
+            trust: trust.clone(),
+            injector: Arc::clone(injector),
+        }
+    }
+}
+
 impl Site {
     fn new(mut targets: Vec<Arc<Target>>) -> Option<Self> {
         targets.sort_by_key(|target| std::cmp::Reverse(target.path.len()));
@@ -138,17 +167,6 @@ impl Site {
         self.targets
             .first()
             .map_or(&self.unclaimed, |target| &target.endpoint)
-    }
-}
-
-fn endpoint(connector: Option<ConnectorId>, address: &Address, tls: &UpstreamTls) -> Endpoint {
-    Endpoint {
-        connector,
-        address: address.clone(),
-        tls: match address.scheme {
-            Scheme::Http => None,
-            Scheme::Https => Some(tls.clone()),
-        },
     }
 }
 

@@ -49,7 +49,7 @@ pub enum Mode {
 /// What `postern run` was asked to do.
 pub struct Options {
     /// The Connectors that the command may use.
-    pub connectors: Vec<Connector>,
+    pub connectors: Vec<Arc<Connector>>,
     /// How its connections come to Postern.
     pub mode: Mode,
     /// The command and its arguments; not empty.
@@ -71,15 +71,14 @@ pub fn run(options: Options) -> Result<ExitCode> {
 
 async fn start(options: Options) -> Result<ExitCode> {
     let rundir = RunDir::create()?;
-    let connectors: Vec<Arc<Connector>> = options.connectors.into_iter().map(Arc::new).collect();
-    let proxy = Arc::new(proxy(&connectors)?);
+    let proxy = Arc::new(proxy(&options.connectors)?);
     let name = options.command.first().cloned().unwrap_or_default();
     let name = name.to_string_lossy().into_owned();
     let trust = Trust::prepare(proxy.interceptor.root_pem(), rundir.path())?;
     let code = match options.mode {
         Mode::Transparent => {
             transparent(
-                &connectors,
+                &options.connectors,
                 &proxy,
                 &rundir,
                 trust,

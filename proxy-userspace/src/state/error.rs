@@ -182,6 +182,9 @@ pub enum YamlFault {
     /// An alias without its anchor.
     #[error("an alias names an anchor that is not in the document")]
     UnknownAnchor,
+    /// A number beyond all bounds, such as a token that happens to read `7e999`.
+    #[error("this reads as a number out of range: put it in quotes if it is text")]
+    Number,
     /// Aliases that multiply, or too much of anything.
     #[error("the document is nested or expanded beyond the limits")]
     Limits,

@@ -4,12 +4,13 @@
 //! is wrong with the files: a typing error must not cost one run for each mistake.
 
 mod address;
+mod auth;
 mod class;
 mod connector;
 mod docker_config;
 mod error;
 mod manifest;
-pub(crate) mod params;
+mod params;
 mod resolve;
 mod secret;
 #[cfg(test)]
@@ -27,20 +28,22 @@ pub use manifest::{DEFAULT_NAMESPACE, MAX_FILE, Source};
 pub use resolve::Origin;
 pub use secret::{BASIC_AUTH, BEARER_TOKEN, DOCKER_CONFIG, OPAQUE, REGISTRY_TOKEN, SecretData};
 
+use std::sync::Arc;
+
 use manifest::Manifests;
 
 /// Everything that a set of manifests says.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// The Connectors, in the order of the files; numbered from 1.
-    pub connectors: Vec<Connector>,
+    pub connectors: Vec<Arc<Connector>>,
     /// What each was made of, in the same order.
     pub origins: Vec<Origin>,
 }
 
 impl Loaded {
     /// Each Connector with what it was made of.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Connector, &Origin)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<Connector>, &Origin)> {
         self.connectors.iter().zip(&self.origins)
     }
 }
@@ -84,7 +87,10 @@ fn finish(
     if let Some(errors) = LoadErrors::new(errors) {
         return Err(errors);
     }
-    let (connectors, origins) = resolved.into_iter().unzip();
+    let (connectors, origins) = resolved
+        .into_iter()
+        .map(|(connector, origin)| (Arc::new(connector), origin))
+        .unzip();
     Ok(Loaded {
         connectors,
         origins,

@@ -134,8 +134,3 @@ pub(super) fn one_of(allowed: &[String]) -> Problem {
         quoted.join(", ")
     ))
 }
-
-/// Text of a parameter; empty for what is no string.
-pub(crate) fn text(param: &Param) -> &str {
-    param.value.as_str().unwrap_or_default()
-}

@@ -4,17 +4,16 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use proxy_common::api::{
-    self, AuthType, ClientAuthorizationName, EgressName, FailurePolicyName, Interception, Param,
+    self, ClientAuthorizationName, EgressName, FailurePolicyName, Interception, Param,
     UntrustedCaPolicy,
 };
 
-use super::class::{self, Class, Classes};
+use super::auth;
+use super::class::{Class, Classes};
 use super::error::{Findings, Place, Problem, StateError};
 use super::manifest::{Kind, Manifests, Placed};
-use super::secret::{self, Accepts, SecretData};
-use super::{
-    Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, params, trust,
-};
+use super::secret::SecretData;
+use super::{Address, ClientAuthorization, Connector, ConnectorId, FailurePolicy, params, trust};
 
 /// What a Connector was made of; templates of probes are given this.
 #[derive(Clone, Debug)]
@@ -41,8 +40,8 @@ pub(super) fn resolve(
     manifests: Manifests,
     errors: &mut Vec<StateError>,
 ) -> Vec<(Connector, Origin)> {
+    let secrets = Secrets::new(&manifests, errors);
     let classes = Classes::new(manifests.classes, errors);
-    let secrets = decode(&manifests.secrets, errors);
     let mut resolver = Resolver {
         classes,
         secrets,
@@ -62,16 +61,61 @@ pub(super) fn resolve(
     resolved
 }
 
-fn decode(secrets: &[Placed<api::Secret>], errors: &mut Vec<StateError>) -> Secrets {
-    let decode = |secret: &Placed<api::Secret>| {
-        let data = SecretData::decode(secret, &mut Findings::new(&secret.place, errors));
-        ((secret.namespace.clone(), secret.name.clone()), data)
-    };
-    secrets.iter().map(decode).collect()
+/// The Secrets of the manifests, by namespace and name.
+#[derive(Debug)]
+pub(super) struct Secrets {
+    decoded: HashMap<(String, String), SecretData>,
+    /// Those with faults; whoever refers to one must not be told that it is missing.
+    broken: HashSet<(String, String)>,
 }
 
-/// Secrets by namespace and name.
-type Secrets = HashMap<(String, String), SecretData>;
+impl Secrets {
+    fn new(manifests: &Manifests, errors: &mut Vec<StateError>) -> Self {
+        let broken = manifests
+            .broken
+            .iter()
+            .filter(|(kind, ..)| *kind == Kind::Secret);
+        let mut secrets = Self {
+            decoded: HashMap::new(),
+            broken: broken
+                .map(|(_, namespace, name)| (namespace.clone(), name.clone()))
+                .collect(),
+        };
+        for secret in &manifests.secrets {
+            let before = errors.len();
+            let data = SecretData::decode(secret, &mut Findings::new(&secret.place, errors));
+            let key = (secret.namespace.clone(), secret.name.clone());
+            if errors.len() == before {
+                secrets.decoded.insert(key, data);
+            } else {
+                secrets.broken.insert(key);
+            }
+        }
+        secrets
+    }
+
+    /// `None` means that there are findings, here or at the Secret itself.
+    pub(super) fn find(
+        &self,
+        namespace: &str,
+        name: Option<&str>,
+        field: &str,
+        findings: &mut Findings<'_>,
+    ) -> Option<&SecretData> {
+        let Some(name) = name.filter(|name| !name.is_empty()) else {
+            findings.add(field, Problem::MissingFor("name the Secret".to_owned()));
+            return None;
+        };
+        let key = (namespace.to_owned(), name.to_owned());
+        let secret = self.decoded.get(&key);
+        if secret.is_none() && !self.broken.contains(&key) {
+            findings.add(field, Problem::Reference(format!(
+                "there is no Secret {namespace}/{name}: add it to the files, or correct the name"
+            )));
+        }
+        secret
+    }
+}
 
 struct Resolver {
     classes: Classes,
@@ -79,14 +123,6 @@ struct Resolver {
     broken: HashSet<(Kind, String, String)>,
     /// Host, port and path of every address so far, and whose it is.
     addresses: HashMap<(String, u16, String), String>,
-}
-
-/// The result of `spec.auth`.
-#[derive(Default)]
-struct Auth {
-    type_: Option<String>,
-    secret: Option<SecretData>,
-    credential: Option<Credential>,
 }
 
 impl Resolver {
@@ -134,7 +170,15 @@ impl Resolver {
             findings,
         );
         let address = address?;
-        let auth = self.auth(spec, &class, &namespace, &address, &title, findings)?;
+        let auth = auth::resolve(
+            spec,
+            &class,
+            &namespace,
+            &address,
+            &title,
+            &self.secrets,
+            findings,
+        )?;
 
         let connector = Connector {
             id,
@@ -205,27 +249,6 @@ impl Resolver {
         }
     }
 
-    fn secret(
-        &self,
-        namespace: &str,
-        name: Option<&str>,
-        field: &str,
-        findings: &mut Findings<'_>,
-    ) -> Option<&SecretData> {
-        let Some(name) = name.filter(|name| !name.is_empty()) else {
-            findings.add(field, Problem::MissingFor("name the Secret".to_owned()));
-            return None;
-        };
-        let key = (namespace.to_owned(), name.to_owned());
-        let secret = self.secrets.get(&key);
-        if secret.is_none() && !self.broken.contains(&(Kind::Secret, key.0, key.1)) {
-            findings.add(field, Problem::Reference(format!(
-                "there is no Secret {namespace}/{name}: add it to the files, or correct the name"
-            )));
-        }
-        secret
-    }
-
     fn extra_roots(
         &self,
         spec: &api::ConnectorSpec,
@@ -237,59 +260,10 @@ impl Resolver {
             return Vec::new();
         };
         let field = "spec.caCertSecretRef.name";
-        self.secret(namespace, reference.name.as_deref(), field, findings)
+        self.secrets
+            .find(namespace, reference.name.as_deref(), field, findings)
             .map(|secret| trust::certificates(secret, title, findings))
             .unwrap_or_default()
-    }
-
-    /// `None` means that there are findings.
-    fn auth(
-        &self,
-        spec: &api::ConnectorSpec,
-        class: &Class,
-        namespace: &str,
-        address: &Address,
-        title: &str,
-        findings: &mut Findings<'_>,
-    ) -> Option<Auth> {
-        let types = class.auth_types();
-        let given = spec.auth.as_ref();
-        let name = given
-            .and_then(|auth| auth.name.as_deref())
-            .filter(|name| !name.is_empty());
-        let Some(reference) = given.and_then(|auth| auth.secret_ref.as_ref()) else {
-            return without_secret(types, name, findings);
-        };
-        if !reference_is_sound(reference, namespace, findings) {
-            return None;
-        }
-        let field = "spec.auth.secretRef.name";
-        let named = name.map(|name| find_type(types, name, findings));
-        let secret = self.secret(namespace, reference.name.as_deref(), field, findings)?;
-        let auth_type = match named {
-            Some(named) => named?,
-            None => infer_type(types, class, secret, findings)?,
-        };
-        if secret::accepts(class.protocol, auth_type, secret.type_()) == Accepts::Not {
-            findings.add(field, Problem::Reference(format!(
-                "the Secret has the type {}, but {} of class {} takes {}: use a Secret of that type",
-                secret.type_(),
-                auth_type.name,
-                spec.connector_class_name.as_deref().unwrap_or_default(),
-                auth_type.secret_type.as_deref().unwrap_or_default(),
-            )));
-            return None;
-        }
-        if has_generator(auth_type) {
-            findings.add("spec.auth.name", generator_unsupported(auth_type));
-            return None;
-        }
-        let credential = secret::credential(secret, auth_type, address, title, findings)?;
-        Some(Auth {
-            type_: Some(auth_type.name.clone()),
-            secret: Some(secret.clone()),
-            credential: Some(credential),
-        })
     }
 }
 
@@ -316,148 +290,6 @@ fn address(text: Option<&str>, class: &Class, findings: &mut Findings<'_>) -> Op
             findings.add(FIELD, problem);
             None
         }
-    }
-}
-
-/// A Connector without a Secret: fine where the class says so.
-fn without_secret(
-    types: &[AuthType],
-    name: Option<&str>,
-    findings: &mut Findings<'_>,
-) -> Option<Auth> {
-    let optional = |auth: &AuthType| auth.optional.unwrap_or(false);
-    match name {
-        Some(name) => {
-            let auth_type = find_type(types, name, findings)?;
-            if optional(auth_type) {
-                return Some(Auth {
-                    type_: Some(name.to_owned()),
-                    ..Auth::default()
-                });
-            }
-        }
-        None if types.is_empty() || types.iter().any(optional) => return Some(Auth::default()),
-        None => {}
-    }
-    let wanted = "the class does not work without a Secret: name one in this namespace";
-    findings.add(
-        "spec.auth.secretRef",
-        Problem::MissingFor(wanted.to_owned()),
-    );
-    None
-}
-
-/// Rules about a reference that need no look at the Secret.
-fn reference_is_sound(
-    reference: &api::ObjectReference,
-    namespace: &str,
-    findings: &mut Findings<'_>,
-) -> bool {
-    let foreign = reference
-        .namespace
-        .as_deref()
-        .filter(|it| !it.is_empty() && *it != namespace);
-    if foreign.is_some() {
-        // Otherwise anyone who may write a Connector could spend a foreign Secret.
-        findings.add("spec.auth.secretRef.namespace", Problem::Rule(format!(
-            "must be the Connector's own namespace, {namespace}: leave it out, and put the Secret \
-             there"
-        )));
-    }
-    let other_kind = reference
-        .kind
-        .as_deref()
-        .is_some_and(|kind| kind != "Secret");
-    if other_kind {
-        findings.add(
-            "spec.auth.secretRef.kind",
-            Problem::Rule("must be Secret".to_owned()),
-        );
-    }
-    foreign.is_none() && !other_kind
-}
-
-fn find_type<'a>(
-    types: &'a [AuthType],
-    name: &str,
-    findings: &mut Findings<'_>,
-) -> Option<&'a AuthType> {
-    let found = types.iter().find(|auth| auth.name == name);
-    if found.is_none() {
-        let problem = if types.is_empty() {
-            format!(
-                "the class has no authentication type `{name}`, nor any other: remove spec.auth"
-            )
-        } else {
-            let names = class::names(types);
-            format!("the class has no authentication type `{name}`: use {names}")
-        };
-        findings.add("spec.auth.name", Problem::Reference(problem));
-    }
-    found
-}
-
-/// The one authentication type that a Secret can be meant for.
-fn infer_type<'a>(
-    types: &'a [AuthType],
-    class: &Class,
-    secret: &SecretData,
-    findings: &mut Findings<'_>,
-) -> Option<&'a AuthType> {
-    let matching = |how| {
-        types
-            .iter()
-            .filter(|auth| secret::accepts(class.protocol, auth, secret.type_()) == how)
-            .collect::<Vec<_>>()
-    };
-    match (
-        &matching(Accepts::Exactly)[..],
-        &matching(Accepts::Leniently)[..],
-    ) {
-        ([one], _) => Some(*one),
-        // Registries: whichever is taken, the same user and password come of it.
-        ([], [first, ..]) => Some(*first),
-        ([], []) => {
-            let takes: Vec<&str> = types
-                .iter()
-                .filter_map(|auth| auth.secret_type.as_deref())
-                .collect();
-            let problem = if takes.is_empty() {
-                "the class takes no Secret: remove spec.auth".to_owned()
-            } else {
-                format!(
-                    "the Secret has the type {}, which no authentication type of the class takes: \
-                     use a Secret of type {}",
-                    secret.type_(),
-                    takes.join(" or ")
-                )
-            };
-            findings.add("spec.auth.secretRef.name", Problem::Reference(problem));
-            None
-        }
-        (several, _) => {
-            let names: Vec<&str> = several.iter().map(|auth| &*auth.name).collect();
-            let choice = format!("the Secret fits several: use one of {}", names.join(", "));
-            findings.add("spec.auth.name", Problem::MissingFor(choice));
-            None
-        }
-    }
-}
-
-fn has_generator(auth_type: &AuthType) -> bool {
-    auth_type
-        .generator
-        .as_ref()
-        .is_some_and(|generator| generator.rego.is_some())
-}
-
-fn generator_unsupported(auth_type: &AuthType) -> Problem {
-    Problem::Unsupported {
-        what: format!(
-            "{}, whose class makes the credential with generator.rego,",
-            auth_type.name
-        ),
-        instead: "use an authentication type without a generator",
     }
 }
 

@@ -92,6 +92,7 @@ fn yaml_problem(error: &YamlError, first_line: u64) -> Problem {
             key.as_deref()
                 .and_then(|key| FIELDS.iter().copied().find(|field| *field == key)),
         ),
+        YamlError::NonFiniteFloat { .. } => YamlFault::Number,
         YamlError::UnknownAnchor { .. } => YamlFault::UnknownAnchor,
         YamlError::AliasReplayLimitExceeded { .. }
         | YamlError::AliasReplayStackDepthExceeded { .. }
@@ -368,6 +369,19 @@ mod tests {
                 ..
             }
         ));
+    }
+
+    #[test]
+    fn text_that_reads_as_no_finite_number_wants_quotes() {
+        for text in ["a: 7e999\n", "a: .nan\n", "a: -.inf\n"] {
+            assert!(matches!(
+                fault(text),
+                Problem::Yaml {
+                    fault: YamlFault::Number,
+                    ..
+                }
+            ));
+        }
     }
 
     #[test]

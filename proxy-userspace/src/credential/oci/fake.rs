@@ -136,6 +136,7 @@ pub(super) fn connector(credential: Option<Credential>) -> Arc<Connector> {
             port: 443,
             path: String::new(),
         },
+        extensions: Vec::new(),
         protocol: Protocol::Oci,
         credential,
         client_authorization: ClientAuthorization::Replace,
