@@ -1,2 +1,8 @@
-//! The contracts both sides of a boundary agree on.
+//! The contracts that both sides of a boundary in Postern agree on.
+//!
+//! [`maps`] is shared by the kernel programs and the agent and builds without `std`.
 #![cfg_attr(not(feature = "std"), no_std)]
+
+#[cfg(feature = "std")]
+pub mod api;
+pub mod maps;

@@ -1,2 +1,7 @@
 //! The `postern` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    postern::cli::main()
+}

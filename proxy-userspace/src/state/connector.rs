@@ -24,6 +24,8 @@ pub struct Connector {
     pub class: String,
     /// `spec.address`.
     pub address: Address,
+    /// `spec.addressExtensions`: further addresses that are sent the same credential.
+    pub extensions: Vec<Address>,
     /// How requests to it are authenticated and answered.
     pub protocol: Protocol,
     /// What is injected; `None` when its class allows a Connector without a Secret.
@@ -34,6 +36,13 @@ pub struct Connector {
     pub failure_policy: FailurePolicy,
     /// Certificates trusted for this upstream besides the system's.
     pub extra_roots: Vec<CertificateDer<'static>>,
+}
+
+impl Connector {
+    /// Every address of the Connector, its own first.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        std::iter::once(&self.address).chain(&self.extensions)
+    }
 }
 
 impl fmt::Display for Connector {
@@ -88,7 +97,7 @@ pub enum Credential {
         /// The token.
         token: SecretString,
     },
-    /// An OAuth2 refresh token for a registry's token service (`identitytoken`).
+    /// An `OAuth2` refresh token for a registry's token service (`identitytoken`).
     IdentityToken {
         /// The refresh token.
         token: SecretString,

@@ -1,8 +1,92 @@
 //! What the node knows: the Connectors in force, with their credentials.
+//!
+//! [`load`] reads manifests into them. It either returns all Connectors, or everything that
+//! is wrong with the files: a typing error must not cost one run for each mistake.
 
+mod address;
+mod class;
 mod connector;
+mod docker_config;
+mod error;
+mod manifest;
+pub(crate) mod params;
+mod resolve;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod trust;
+mod yaml;
 
+pub use address::AddressError;
 pub use connector::{
     Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
     Scheme,
 };
+pub use error::{LoadErrors, Place, Problem, SecretFault, StateError, YamlFault};
+pub use manifest::{DEFAULT_NAMESPACE, MAX_FILE, Source};
+pub use resolve::Origin;
+pub use secret::{BASIC_AUTH, BEARER_TOKEN, DOCKER_CONFIG, OPAQUE, REGISTRY_TOKEN, SecretData};
+
+use manifest::Manifests;
+
+/// Everything that a set of manifests says.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The Connectors, in the order of the files; numbered from 1.
+    pub connectors: Vec<Connector>,
+    /// What each was made of, in the same order.
+    pub origins: Vec<Origin>,
+}
+
+impl Loaded {
+    /// Each Connector with what it was made of.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Connector, &Origin)> {
+        self.connectors.iter().zip(&self.origins)
+    }
+}
+
+/// Reads manifests: files of YAML documents with Connectors, `ConnectorClasses`, Secrets and
+/// lists of them. Other objects are ignored with a warning.
+///
+/// Returns every fault that was found in any of the files.
+pub fn load(sources: &[Source]) -> Result<Loaded, LoadErrors> {
+    let mut manifests = Manifests::default();
+    let mut errors = Vec::new();
+    for source in sources {
+        manifests.read(source, &mut errors);
+    }
+    let names: Vec<String> = sources.iter().map(Source::to_string).collect();
+    finish(manifests, &names.join(", "), errors)
+}
+
+/// The same for text that is at hand; `file` is the name that errors show.
+pub fn load_text(file: &str, text: &str) -> Result<Loaded, LoadErrors> {
+    let mut manifests = Manifests::default();
+    let mut errors = Vec::new();
+    manifests.read_text(&file.into(), text, &mut errors);
+    finish(manifests, file, errors)
+}
+
+fn finish(
+    manifests: Manifests,
+    files: &str,
+    mut errors: Vec<StateError>,
+) -> Result<Loaded, LoadErrors> {
+    if manifests.connectors.is_empty() && errors.is_empty() {
+        let place = Place::file(&files.into());
+        errors.push(StateError {
+            place,
+            field: String::new(),
+            problem: Problem::NoConnector,
+        });
+    }
+    let resolved = resolve::resolve(manifests, &mut errors);
+    if let Some(errors) = LoadErrors::new(errors) {
+        return Err(errors);
+    }
+    let (connectors, origins) = resolved.into_iter().unzip();
+    Ok(Loaded {
+        connectors,
+        origins,
+    })
+}

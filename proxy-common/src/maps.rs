@@ -1,0 +1,225 @@
+//! Layouts of the BPF maps.
+//!
+//! Every type is `repr(C)` without implicit padding, so that equal values are equal bytes:
+//! the kernel hashes keys byte by byte, and padding would also leak stack contents. Integers
+//! are in host order; addresses are 16 bytes in network order, IPv4 in its v4-mapped form
+//! (RFC 4291, section 2.5.5.2).
+
+/// Version of everything in this file; part of the pin path and of [`Config`].
+pub const ABI: u32 = 1;
+
+/// Most entries of `WORKLOADS`.
+pub const MAX_WORKLOADS: usize = 4_096;
+/// Most entries of `DESTINATIONS`.
+pub const MAX_DESTINATIONS: usize = 65_536;
+/// Most entries of `CREDENTIALS`.
+pub const MAX_CREDENTIALS: usize = 16_384;
+/// Most entries of `FLOWS`; the least recently used one gives way.
+pub const MAX_FLOWS: usize = 65_536;
+/// Ports that one [`Destination`] can hold.
+pub const PORTS_PER_DESTINATION: usize = 4;
+/// Cgroup levels at which a workload may live.
+pub const MAX_LEVELS: usize = 8;
+
+/// Key of `WORKLOADS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WorkloadKey {
+    /// Id of the workload's own cgroup: the inode number of its directory.
+    pub cgroup_id: u64,
+}
+
+/// Value of `WORKLOADS`: one enrolled workload.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Which set of Connectors it is granted.
+    pub policy: u32,
+    /// Port of its listener on 127.0.0.1; 0 when there is none.
+    pub port_v4: u16,
+    /// Port of its listener on ::1; 0 when there is none.
+    pub port_v6: u16,
+}
+
+/// Key of `DESTINATIONS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DestinationKey {
+    /// Policy of the calling workload.
+    pub policy: u32,
+    /// Address that it dials.
+    pub addr: [u8; 16],
+}
+
+/// Value of `DESTINATIONS`: what the policy wants of an address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Key into `CREDENTIALS`, or 0 when several Connectors share the address: then the
+    /// proxy tells them apart by name and port.
+    pub connector: u32,
+    /// [`DESTINATION_FAIL_OPEN`].
+    pub flags: u32,
+    /// Ports to redirect; 0 is an empty place.
+    pub ports: [u16; PORTS_PER_DESTINATION],
+}
+
+/// While Postern does not answer, the destination is dialled directly instead of refused.
+pub const DESTINATION_FAIL_OPEN: u32 = 1;
+
+/// Key of `CREDENTIALS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CredentialKey {
+    /// Number of the Connector; never 0.
+    pub connector: u32,
+}
+
+/// Value of `CREDENTIALS`: the binding of a credential, never the secret itself.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// Counts the replacements since the agent started.
+    pub generation: u64,
+    /// Derived from the identity and version of the Secret, never from its contents.
+    pub revision: u64,
+    /// `CLOCK_BOOTTIME` in nanoseconds after which it is unusable; 0 is never.
+    pub not_after_ns: u64,
+    /// One of the `CREDENTIAL_*` states.
+    pub state: u32,
+    /// No flag is defined; 0.
+    pub flags: u32,
+}
+
+/// The credential may be used: redirect.
+pub const CREDENTIAL_USABLE: u32 = 1;
+/// The credential is known to be bad or gone: refuse.
+pub const CREDENTIAL_REFUSE: u32 = 2;
+/// The Connector is switched off: leave its connections alone.
+pub const CREDENTIAL_BYPASS: u32 = 3;
+
+/// Value of `ORIGINS` (socket storage) and of `FLOWS`: where a redirected socket wanted to go.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Cgroup id of the workload.
+    pub workload: u64,
+    /// Address that it dialled.
+    pub addr: [u8; 16],
+    /// The [`Destination::connector`] that matched.
+    pub connector: u32,
+    /// Port that it dialled.
+    pub port: u16,
+    /// Port of the listener that it was sent to.
+    pub via_port: u16,
+}
+
+/// Key of `FLOWS`: the client's end of a redirected connection, as the listener sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Cgroup id of the workload. Source addresses of different network namespaces collide.
+    pub workload: u64,
+    /// Source address.
+    pub addr: [u8; 16],
+    /// Source port.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u16; 3],
+}
+
+/// The one value of `CONFIG`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `CLOCK_BOOTTIME` in nanoseconds when the agent was last known to be alive.
+    pub heartbeat_ns: u64,
+    /// Age of the heartbeat from which the agent counts as gone, in nanoseconds.
+    pub grace_ns: u64,
+    /// [`ABI`] of the writer.
+    pub abi: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Ancestor levels at which workloads live; 0 is an empty place.
+    pub levels: [u8; MAX_LEVELS],
+}
+
+/// The one value of `STATS`, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// TCP connects of enrolled workloads.
+    pub connects: u64,
+    /// Of these: to an address or port that no Connector wants; left alone.
+    pub untouched: u64,
+    /// Sent to the listener.
+    pub redirected: u64,
+    /// Left alone although wanted: the Connector is switched off or fails open.
+    pub bypassed: u64,
+    /// Refused: the credential is not usable.
+    pub refused_cred: u64,
+    /// Refused: the agent does not answer.
+    pub refused_stale: u64,
+    /// Refused: the socket cannot be redirected (bound to a device, or no listener for its
+    /// address family).
+    pub refused_sock: u64,
+    /// Refused: no memory for the socket's origin.
+    pub refused_mem: u64,
+    /// Flows published.
+    pub flows: u64,
+    /// Flows that could not be published; the listener resets such connections.
+    pub flows_lost: u64,
+}
+
+/// Fails to compile when a type has another size than its fields add up to.
+macro_rules! no_padding {
+    ($($type:ident = $($size:literal)|+;)+) => {
+        $(const _: () = assert!(size_of::<$type>() == 0 $(+ $size)+);)+
+    };
+}
+
+no_padding! {
+    WorkloadKey = 8;
+    Workload = 4 | 2 | 2;
+    DestinationKey = 4 | 16;
+    Destination = 4 | 4 | 8;
+    CredentialKey = 4;
+    Credential = 8 | 8 | 8 | 4 | 4;
+    Origin = 8 | 16 | 4 | 2 | 2;
+    FlowKey = 8 | 16 | 2 | 6;
+    Config = 8 | 8 | 4 | 4 | 8;
+    Stats = 80;
+}
+
+#[cfg(feature = "aya")]
+mod pod {
+    #![expect(unsafe_code, reason = "aya reads and writes map values as bytes")]
+
+    use super::{
+        Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey, Origin, Stats,
+        Workload, WorkloadKey,
+    };
+
+    macro_rules! pod {
+        ($($type:ty),+ $(,)?) => {
+            $(
+                // SAFETY: repr(C), integers only, every bit pattern valid, and no padding:
+                // the assertions on the sizes above.
+                unsafe impl aya::Pod for $type {}
+            )+
+        };
+    }
+
+    pod!(
+        Config,
+        Credential,
+        CredentialKey,
+        Destination,
+        DestinationKey,
+        FlowKey,
+        Origin,
+        Stats,
+        Workload,
+        WorkloadKey,
+    );
+}

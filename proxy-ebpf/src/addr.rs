@@ -1,0 +1,34 @@
+//! Addresses as the hooks see them: four words in network order, which the maps hold as
+//! sixteen bytes.
+
+/// ::ffff:0:0/96, third word.
+const MAPPED: u32 = 0xffffu32.to_be();
+
+/// An IPv6 address, or an IPv4 one in its v4-mapped form.
+#[derive(Clone, Copy)]
+pub(crate) struct Addr(pub(crate) [u32; 4]);
+
+impl Addr {
+    #[inline(always)]
+    pub(crate) fn v4(ip: u32) -> Self {
+        Self([0, 0, MAPPED, ip])
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_v4(self) -> bool {
+        let [a, b, c, _] = self.0;
+        a == 0 && b == 0 && c == MAPPED
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes(self) -> [u8; 16] {
+        // SAFETY: same size, and any bit pattern is valid for bytes.
+        unsafe { core::mem::transmute(self.0) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
+        // SAFETY: same size, and any bit pattern is valid for integers.
+        Self(unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(bytes) })
+    }
+}

@@ -1,0 +1,80 @@
+//! The maps, and what every program does with them.
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_addr},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    helpers::generated::bpf_sk_storage_get,
+    macros::btf_map,
+};
+use proxy_common::maps::{
+    Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey, MAX_CREDENTIALS,
+    MAX_DESTINATIONS, MAX_FLOWS, MAX_WORKLOADS, Origin, Stats, Workload, WorkloadKey,
+};
+
+/// Enrolled workloads by the id of their cgroup.
+#[btf_map]
+pub(crate) static WORKLOADS: HashMap<WorkloadKey, Workload, MAX_WORKLOADS> = HashMap::new();
+
+/// What each policy wants redirected.
+#[btf_map]
+pub(crate) static DESTINATIONS: HashMap<DestinationKey, Destination, MAX_DESTINATIONS> =
+    HashMap::new();
+
+/// Whether a Connector's credential can be used; never the secret.
+#[btf_map]
+pub(crate) static CREDENTIALS: HashMap<CredentialKey, Credential, MAX_CREDENTIALS> = HashMap::new();
+
+/// Where a redirected socket wanted to go; lives and dies with the socket.
+#[btf_map]
+pub(crate) static ORIGINS: SkStorage<Origin> = SkStorage::new();
+
+/// Redirected connections as the listener sees them.
+#[btf_map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Origin, MAX_FLOWS> = LruHashMap::new();
+
+/// Settings, and the agent's sign of life.
+#[btf_map]
+pub(crate) static CONFIG: Array<Config, 1> = Array::new();
+
+/// Counters.
+#[btf_map]
+pub(crate) static STATS: PerCpuArray<Stats, 1> = PerCpuArray::new();
+
+/// Adds one to a counter of [`STATS`].
+macro_rules! count {
+    ($field:ident) => {
+        if let Some(stats) = $crate::maps::STATS.get_ptr_mut(0) {
+            // SAFETY: the slot of this CPU; programs do not preempt each other on it.
+            unsafe { (*stats).$field = (*stats).$field.wrapping_add(1) };
+        }
+    };
+}
+pub(crate) use count;
+
+/// The origin stored with a socket, if it was redirected.
+#[inline(always)]
+pub(crate) fn origin_of(sk: *mut bpf_sock) -> Option<Origin> {
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: `sk` is the context's socket and not null; without the create flag the helper
+    // only looks up.
+    let origin = unsafe {
+        bpf_sk_storage_get(
+            core::ptr::from_ref(&ORIGINS).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::null_mut(),
+            0,
+        )
+    }
+    .cast::<Origin>();
+    // SAFETY: null, or the storage of this socket, which outlives the program's run.
+    unsafe { origin.as_ref() }.copied()
+}
+
+/// The socket behind a `sock_addr` context.
+#[inline(always)]
+pub(crate) fn socket(ctx: *mut bpf_sock_addr) -> *mut bpf_sock {
+    // SAFETY: `ctx` is the program's context.
+    unsafe { (*ctx).__bindgen_anon_1.sk }
+}

@@ -1,0 +1,82 @@
+//! The command line: one file per command.
+
+mod check;
+mod enter;
+mod run;
+
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::state::{self, Loaded, Source};
+
+/// Exit code for failures of Postern itself, as env(1) and others use it.
+const EXIT_FAILURE: u8 = 125;
+
+/// Lets programs use private registries, Git servers and APIs without holding a credential.
+#[derive(Parser)]
+#[command(name = "postern", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log, to standard error: a level, or a filter such as postern::access=info.
+    #[arg(long, global = true, env = "POSTERN_LOG", default_value = "warn")]
+    log: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Run),
+    Check(check::Check),
+    #[command(hide = true)]
+    Enter(enter::Enter),
+}
+
+/// Where manifests come from.
+#[derive(Args)]
+struct Manifests {
+    /// File with Connectors, `ConnectorClasses` and Secrets; "-" is standard input. May be
+    /// given several times.
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+}
+
+impl Manifests {
+    fn load(&self) -> Result<Loaded, state::LoadErrors> {
+        let sources: Vec<Source> = self
+            .files
+            .iter()
+            .map(|file| file.clone().into_os_string().into())
+            .collect();
+        state::load(&sources)
+    }
+}
+
+/// Parses the command line and runs its command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    init_log(&cli.log);
+    let result = match cli.command {
+        Command::Run(run) => run.execute(),
+        Command::Check(check) => check.execute(),
+        Command::Enter(enter) => enter.execute(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("postern: {error:#}");
+        ExitCode::from(EXIT_FAILURE)
+    })
+}
+
+fn init_log(filter: &str) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|error| {
+        eprintln!("postern: --log {filter}: {error}; logging warnings");
+        EnvFilter::new("warn")
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,117 @@
+use std::io;
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
+use nix::errno::Errno;
+
+/// Why the kernel half does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The process may not use BPF.
+    #[error(
+        "not allowed to use eBPF: run as root (CAP_BPF and CAP_NET_ADMIN), or use --mode forward"
+    )]
+    NotAllowed,
+    /// The kernel refused a program.
+    #[error(
+        "kernel {running} does not take the program {program}, which needs Linux {since} or \
+         later with CONFIG_CGROUP_BPF: {source}; use --mode forward on this machine"
+    )]
+    Program {
+        /// Name of the program, which is that of its hook.
+        program: &'static str,
+        /// The first kernel that has the hook.
+        since: &'static str,
+        /// Release of the running kernel.
+        running: String,
+        /// What it answered.
+        source: ProgramError,
+    },
+    /// The kernel refused the object before any program.
+    #[error(
+        "kernel {running} does not take the maps or type information of the eBPF object, which \
+         needs Linux 5.8 or later: {source}; use --mode forward on this machine"
+    )]
+    Load {
+        /// Release of the running kernel.
+        running: String,
+        /// What it answered.
+        source: EbpfError,
+    },
+    /// The object is not the one this binary was built with.
+    #[error("the embedded eBPF object has no usable {name}: rebuild Postern")]
+    Object {
+        /// Map or program.
+        name: &'static str,
+    },
+    /// A map could not be read or written.
+    #[error("cannot access the eBPF map {name}: {source}")]
+    Map {
+        /// Name of the map.
+        name: &'static str,
+        /// What the kernel answered.
+        source: MapError,
+    },
+    /// The clock cannot be read.
+    #[error("cannot read CLOCK_BOOTTIME: {0}")]
+    Clock(#[source] Errno),
+}
+
+impl DatapathError {
+    pub(super) fn load(source: EbpfError) -> Self {
+        if io_error(&source).is_some_and(is_permission) {
+            return Self::NotAllowed;
+        }
+        Self::Load {
+            running: running_kernel(),
+            source,
+        }
+    }
+
+    pub(super) fn program(
+        program: &'static str,
+        since: &'static str,
+        source: ProgramError,
+    ) -> Self {
+        if io_error(&source).is_some_and(is_permission) {
+            return Self::NotAllowed;
+        }
+        Self::Program {
+            program,
+            since,
+            running: running_kernel(),
+            source,
+        }
+    }
+
+    pub(super) fn map(name: &'static str, source: MapError) -> Self {
+        Self::Map { name, source }
+    }
+}
+
+/// Release of the running kernel, as `uname -r` prints it.
+pub fn running_kernel() -> String {
+    nix::sys::utsname::uname().map_or_else(
+        |_| "(unknown)".into(),
+        |name| name.release().to_string_lossy().into_owned(),
+    )
+}
+
+/// EPERM alone: the verifier says EACCES when it refuses a program.
+fn is_permission(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EPERM as i32)
+}
+
+/// The first I/O error in a chain of sources.
+fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(io);
+        }
+        if let Some(SyscallError { io_error, .. }) = error.downcast_ref::<SyscallError>() {
+            return Some(io_error);
+        }
+        next = error.source();
+    }
+    None
+}

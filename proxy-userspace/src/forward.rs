@@ -1,0 +1,274 @@
+//! The explicit way in: an HTTP proxy for clients that cannot be redirected.
+//!
+//! `CONNECT` to a Connector's host is intercepted like a redirected connection; to any other
+//! host it is a tunnel. Absolute-form requests go through the same pipeline.
+
+use std::{convert::Infallible, io, sync::Arc};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{PROXY_AUTHENTICATE, PROXY_AUTHORIZATION},
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    detect::split_authority,
+    gate::{self, Site},
+    intercept, limits,
+    pipeline::{self, Caller},
+    state::{Address, Scheme},
+    telemetry::Counters,
+    upstream::{self, Body, Endpoint, HttpVersion},
+    worker::Worker,
+    workload::Workload,
+};
+
+/// A forward proxy for one workload.
+pub struct ForwardProxy {
+    worker: Arc<Worker>,
+    workload: Arc<Workload>,
+    /// What `Proxy-Authorization` has to be: a loopback port is open to every user.
+    authorization: SecretString,
+}
+
+impl ForwardProxy {
+    /// A proxy that takes the user `postern` with `password`.
+    pub fn new(worker: Arc<Worker>, workload: Arc<Workload>, password: &SecretString) -> Self {
+        let pair = format!("postern:{}", password.expose_secret());
+        let authorization = format!("Basic {}", BASE64_STANDARD.encode(pair)).into();
+        Self {
+            worker,
+            workload,
+            authorization,
+        }
+    }
+
+    /// Serves until the future is dropped.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) -> io::Result<()> {
+        let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_WORKLOAD));
+        loop {
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                return Ok(());
+            };
+            let (stream, _) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors: accept() fails at once and would spin.
+                    tracing::error!("cannot accept: {error}");
+                    sleep(limits::ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            Counters::add(&self.worker.proxy.counters.accepted, 1);
+            let proxy = Arc::clone(&self);
+            tokio::spawn(async move {
+                proxy.connection(stream).await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream) {
+        let service = service_fn(move |request| {
+            let proxy = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(proxy.request(request).await) }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits::REQUEST_HEAD)
+            .max_buf_size(limits::HEAD_BYTES)
+            .preserve_header_case(true)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await;
+        if let Err(error) = served {
+            tracing::debug!("a connection to the forward proxy ended: {error}");
+        }
+    }
+
+    async fn request(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Body> {
+        let authorization = request.headers_mut().remove(PROXY_AUTHORIZATION);
+        let expected = self.authorization.expose_secret().as_bytes();
+        if !authorization.is_some_and(|given| constant_time_eq(given.as_bytes(), expected)) {
+            let mut response = text(
+                StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+                "this proxy serves one command only; use the proxy variables of its environment",
+            );
+            response.headers_mut().insert(
+                PROXY_AUTHENTICATE,
+                HeaderValue::from_static("Basic realm=\"postern\""),
+            );
+            return response;
+        }
+        let Some((host, port)) = request
+            .uri()
+            .authority()
+            .and_then(|authority| split_authority(authority.as_str()))
+        else {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "this is a proxy: requests have to name their host in the request target",
+            );
+        };
+        if request.method() == Method::CONNECT {
+            let Some(port) = port else {
+                return text(StatusCode::BAD_REQUEST, "CONNECT needs host:port");
+            };
+            return self.connect(host, port, request).await;
+        }
+        self.absolute_form(host, port, request).await
+    }
+
+    /// Requests with an absolute target; everything but https to strangers.
+    async fn absolute_form(
+        &self,
+        host: String,
+        port: Option<u16>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let (scheme, default) = match request.uri().scheme_str() {
+            Some("https") => (Scheme::Https, 443),
+            _ => (Scheme::Http, 80),
+        };
+        let port = port.unwrap_or(default);
+        let routes = self.worker.proxy.routes.load();
+        if let Some(site) = routes.site(scheme, &host, port) {
+            return pipeline::handle(&self.caller(site), request).await;
+        }
+        drop(routes);
+        if scheme == Scheme::Https {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "https to a host that no Connector covers needs CONNECT",
+            );
+        }
+        self.pass_on(host, port, request).await
+    }
+
+    fn caller(&self, site: Arc<Site>) -> Caller {
+        Caller {
+            worker: Arc::clone(&self.worker),
+            workload: Arc::clone(&self.workload),
+            site,
+            version: HttpVersion::Http1,
+        }
+    }
+
+    /// Plain HTTP to a host that no Connector covers.
+    async fn pass_on(&self, host: String, port: u16, request: Request<Incoming>) -> Response<Body> {
+        let endpoint = Endpoint {
+            connector: None,
+            address: Address {
+                scheme: Scheme::Http,
+                host,
+                port,
+                path: String::new(),
+            },
+            tls: None,
+        };
+        let (mut head, body) = request.into_parts();
+        gate::strip_request(&mut head.headers);
+        let body = upstream::incoming(body);
+        let sent = self
+            .worker
+            .upstream
+            .send(
+                &endpoint,
+                HttpVersion::Http1,
+                Request::from_parts(head, body),
+            )
+            .await;
+        Counters::add(&self.worker.proxy.counters.plain, 1);
+        match sent {
+            Ok(mut response) => {
+                gate::strip_response(response.headers_mut());
+                response
+            }
+            Err(error) => text(StatusCode::BAD_GATEWAY, &error.to_string()),
+        }
+    }
+
+    async fn connect(
+        self: Arc<Self>,
+        host: String,
+        port: u16,
+        mut request: Request<Incoming>,
+    ) -> Response<Body> {
+        let upgrade = hyper::upgrade::on(&mut request);
+        let routes = self.worker.proxy.routes.load();
+        if let Some(site) = routes.site(Scheme::Https, &host, port) {
+            tokio::spawn(self.intercept(site, upgrade, Scheme::Https));
+            return Response::new(upstream::empty());
+        }
+        if let Some(site) = routes.site(Scheme::Http, &host, port) {
+            tokio::spawn(self.intercept(site, upgrade, Scheme::Http));
+            return Response::new(upstream::empty());
+        }
+        drop(routes);
+        // The destination is dialled first, so that the client learns of a failure.
+        let dialled = timeout(limits::CONNECT, TcpStream::connect((host.as_str(), port))).await;
+        let server = match dialled {
+            Ok(Ok(server)) => server,
+            Ok(Err(error)) => {
+                let reason = format!("cannot connect to {host}:{port}: {error}");
+                return text(StatusCode::BAD_GATEWAY, &reason);
+            }
+            Err(_) => {
+                let reason = format!("{host}:{port} did not accept a connection in time");
+                return text(StatusCode::GATEWAY_TIMEOUT, &reason);
+            }
+        };
+        Counters::add(&self.worker.proxy.counters.spliced, 1);
+        tokio::spawn(tunnel(upgrade, server));
+        Response::new(upstream::empty())
+    }
+
+    async fn intercept(self: Arc<Self>, site: Arc<Site>, upgrade: OnUpgrade, scheme: Scheme) {
+        let io = match upgrade.await {
+            Ok(upgraded) => TokioIo::new(upgraded),
+            Err(error) => {
+                tracing::debug!(host = site.host, "the tunnel was not opened: {error}");
+                return;
+            }
+        };
+        let (worker, workload) = (Arc::clone(&self.worker), Arc::clone(&self.workload));
+        match scheme {
+            Scheme::Https => intercept::tls(worker, workload, site, io).await,
+            Scheme::Http => {
+                intercept::plain(worker, workload, site, HttpVersion::Http1, io).await;
+            }
+        }
+    }
+}
+
+async fn tunnel(upgrade: OnUpgrade, mut server: TcpStream) {
+    match upgrade.await {
+        Ok(upgraded) => {
+            let mut client = TokioIo::new(upgraded);
+            if let Err(error) = copy_bidirectional(&mut client, &mut server).await {
+                tracing::debug!("a tunnel ended: {error}");
+            }
+        }
+        Err(error) => tracing::debug!("a tunnel was not opened: {error}"),
+    }
+}
+
+fn text(status: StatusCode, reason: &str) -> Response<Body> {
+    let mut response = Response::new(upstream::full(format!("postern: {reason}\n")));
+    *response.status_mut() = status;
+    response
+}
+
+/// Compares without telling by its duration how much was right.
+fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
+}

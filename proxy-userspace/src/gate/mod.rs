@@ -1,0 +1,32 @@
+//! What a request may: which Connector it is for, and what of it is passed on.
+
+mod authority;
+mod hygiene;
+mod routes;
+
+pub use authority::check_authority;
+pub use hygiene::{check_head, strip_request, strip_response};
+pub use routes::{Routes, Site, Target};
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+
+/// A request that Postern answers itself, with the reason.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Status of the answer.
+    pub status: StatusCode,
+    /// What was refused, why, and what to do.
+    pub reason: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// A refusal with a complete sentence as its reason.
+    pub fn new(status: StatusCode, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            reason: reason.into(),
+        }
+    }
+}

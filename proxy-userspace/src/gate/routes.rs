@@ -1,0 +1,220 @@
+//! From an authority and a path to the Connector that is meant.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    credential::Injector,
+    state::{Address, Connector, ConnectorId, Scheme},
+    tls::{Roots, TlsError, UpstreamTls},
+    upstream::Endpoint,
+};
+
+/// All Connectors by the authorities they claim.
+#[derive(Debug, Default)]
+pub struct Routes {
+    sites: HashMap<(String, u16), Arc<Site>>,
+    by_connector: HashMap<ConnectorId, Arc<Site>>,
+}
+
+/// One authority: a host and a port with the Connectors on it.
+#[derive(Debug)]
+pub struct Site {
+    /// How its clients and Postern speak to it.
+    pub scheme: Scheme,
+    /// Host, in the form of [`Address::host`].
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Longest path first.
+    targets: Vec<Arc<Target>>,
+    /// For requests to paths that no Connector claims: no credential.
+    pub unclaimed: Endpoint,
+}
+
+/// One address of one Connector, with everything prepared that requests to it need.
+#[derive(Debug)]
+pub struct Target {
+    /// Whose it is.
+    pub connector: Arc<Connector>,
+    /// Path prefix; empty for all.
+    path: String,
+    /// Where requests go.
+    pub endpoint: Endpoint,
+    /// Whom to trust on the Connector's behalf, also at other addresses than its own.
+    pub trust: UpstreamTls,
+    /// What is added to them. Shared by all addresses of the Connector.
+    pub injector: Arc<Injector>,
+}
+
+impl Routes {
+    /// Prepares every Connector for use.
+    pub fn new(connectors: &[Arc<Connector>], roots: &Roots) -> Result<Self, TlsError> {
+        let mut targets: HashMap<(String, u16), Vec<Arc<Target>>> = HashMap::new();
+        for connector in connectors {
+            let tls = UpstreamTls::new(roots, connector)?;
+            let injector = Arc::new(Injector::new(connector));
+            for address in connector.addresses() {
+                let target = Target {
+                    connector: Arc::clone(connector),
+                    path: address.path.clone(),
+                    endpoint: endpoint(Some(connector.id), address, &tls),
+                    trust: tls.clone(),
+                    injector: Arc::clone(&injector),
+                };
+                targets
+                    .entry((address.host.clone(), address.port))
+                    .or_default()
+                    .push(Arc::new(target));
+            }
+        }
+        let sites: HashMap<_, _> = targets
+            .into_iter()
+            .filter_map(|(key, targets)| Some((key, Arc::new(Site::new(targets)?))))
+            .collect();
+        let by_connector = sites
+            .values()
+            .flat_map(|site| {
+                site.targets
+                    .iter()
+                    .map(|target| (target.connector.id, Arc::clone(site)))
+            })
+            .collect();
+        Ok(Self {
+            sites,
+            by_connector,
+        })
+    }
+
+    /// The site that a client means by a host and a port.
+    pub fn site(&self, scheme: Scheme, host: &str, port: u16) -> Option<Arc<Site>> {
+        self.sites
+            .get(&(host.to_owned(), port))
+            .filter(|site| site.scheme == scheme)
+            .map(Arc::clone)
+    }
+
+    /// A site of a Connector, for protocols that do not name their host in time.
+    pub fn site_of(&self, scheme: Scheme, connector: ConnectorId) -> Option<Arc<Site>> {
+        self.by_connector
+            .get(&connector)
+            .filter(|site| site.scheme == scheme)
+            .map(Arc::clone)
+    }
+}
+
+impl Site {
+    fn new(mut targets: Vec<Arc<Target>>) -> Option<Self> {
+        targets.sort_by_key(|target| std::cmp::Reverse(target.path.len()));
+        let first = targets.first()?;
+        let address = &first.endpoint.address;
+        Some(Self {
+            scheme: address.scheme,
+            host: address.host.clone(),
+            port: address.port,
+            unclaimed: Endpoint {
+                connector: None,
+                ..first.endpoint.clone()
+            },
+            targets,
+        })
+    }
+
+    /// The target whose path prefix fits best, by whole segments.
+    pub fn target(&self, path: &str) -> Option<&Arc<Target>> {
+        self.targets.iter().find(|target| {
+            path.strip_prefix(target.path.as_str()).is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with('/') || target.path.is_empty()
+            })
+        })
+    }
+
+    /// Whether any Connector claims only a part of the site.
+    pub fn has_prefixes(&self) -> bool {
+        self.targets.iter().any(|target| !target.path.is_empty())
+    }
+
+    /// An endpoint to ask about the site itself, such as the HTTP version it speaks.
+    pub fn endpoint(&self) -> &Endpoint {
+        self.targets
+            .first()
+            .map_or(&self.unclaimed, |target| &target.endpoint)
+    }
+}
+
+fn endpoint(connector: Option<ConnectorId>, address: &Address, tls: &UpstreamTls) -> Endpoint {
+    Endpoint {
+        connector,
+        address: address.clone(),
+        tls: match address.scheme {
+            Scheme::Http => None,
+            Scheme::Https => Some(tls.clone()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{ClientAuthorization, FailurePolicy, Protocol};
+
+    fn connector(id: u32, path: &str) -> Arc<Connector> {
+        Arc::new(Connector {
+            id: ConnectorId(id),
+            namespace: "default".into(),
+            name: format!("c{id}"),
+            class: "generic-basic".into(),
+            address: Address {
+                scheme: Scheme::Https,
+                host: "api.example.com".into(),
+                port: 443,
+                path: path.into(),
+            },
+            extensions: Vec::new(),
+            protocol: Protocol::Http,
+            credential: None,
+            client_authorization: ClientAuthorization::Replace,
+            failure_policy: FailurePolicy::Closed,
+            extra_roots: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn the_longest_whole_segment_prefix_wins() {
+        let connectors = [
+            connector(1, ""),
+            connector(2, "/team"),
+            connector(3, "/team/a"),
+        ];
+        let routes = Routes::new(&connectors, &Roots::none()).expect("routes");
+        let site = routes
+            .site(Scheme::Https, "api.example.com", 443)
+            .expect("a site");
+        for (path, expected) in [
+            ("/", 1),
+            ("/teams", 1),
+            ("/team", 2),
+            ("/team/b", 2),
+            ("/team/a", 3),
+            ("/team/a/x", 3),
+            ("/team/ab", 2),
+        ] {
+            let target = site.target(path).expect("a target");
+            assert_eq!(target.connector.id, ConnectorId(expected), "{path}");
+        }
+        assert!(routes.site(Scheme::Http, "api.example.com", 443).is_none());
+        assert!(
+            routes
+                .site(Scheme::Https, "api.example.com", 8443)
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn a_path_outside_all_prefixes_has_no_target() {
+        let routes = Routes::new(&[connector(1, "/team")], &Roots::none()).expect("routes");
+        let site = routes
+            .site(Scheme::Https, "api.example.com", 443)
+            .expect("a site");
+        assert!(site.target("/other").is_none());
+    }
+}

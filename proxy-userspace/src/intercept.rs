@@ -1,0 +1,208 @@
+//! From an accepted connection to its requests: decides between interception and splicing,
+//! terminates TLS, and runs the HTTP server.
+
+use std::{error::Error, io, sync::Arc};
+
+use hyper::{body::Incoming, server::conn, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::LazyConfigAcceptor;
+
+use crate::{
+    detect::{self, Protocol},
+    gate::Site,
+    limits,
+    listen::Inbound,
+    pipeline::{self, Caller},
+    state::{ConnectorId, Scheme},
+    telemetry::Counters,
+    tls::{H2, HTTP1, is_distrust},
+    upstream::{self, HttpVersion},
+    worker::Worker,
+    workload::Workload,
+};
+
+/// Serves one connection that the kernel redirected.
+pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
+    let Inbound {
+        stream,
+        workload,
+        dialled,
+        connector,
+        permit: _permit,
+    } = inbound;
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::error!("cannot serve a connection: {error}");
+            return;
+        }
+    };
+    let protocol = match detect::detect(&stream).await {
+        Ok(protocol) => protocol,
+        Err(error) => {
+            tracing::debug!(workload = workload.name, "the client went away: {error}");
+            return;
+        }
+    };
+    let routes = worker.proxy.routes.load();
+    let port = dialled.port();
+    match protocol {
+        Protocol::Tls { sni, alpn } if speaks_http(&alpn) => {
+            let host = sni.unwrap_or_else(|| dialled.ip().to_string());
+            if let Some(site) = routes.site(Scheme::Https, &host, port) {
+                return tls(worker, workload, site, stream).await;
+            }
+        }
+        Protocol::Http1 { host: Some(host) } => {
+            let site = detect::split_authority(&host)
+                .and_then(|(host, _)| routes.site(Scheme::Http, &host, port));
+            if let Some(site) = site {
+                return plain(worker, workload, site, HttpVersion::Http1, stream).await;
+            }
+        }
+        Protocol::H2c => {
+            if let Some(site) = routes.site_of(Scheme::Http, ConnectorId(connector)) {
+                return plain(worker, workload, site, HttpVersion::Http2, stream).await;
+            }
+        }
+        _ => {}
+    }
+    drop(routes);
+    Counters::add(&worker.proxy.counters.spliced, 1);
+    tracing::debug!(workload = workload.name, %dialled, "no Connector's: passed through");
+    if let Err(error) = upstream::splice(stream, dialled).await {
+        tracing::debug!(workload = workload.name, %dialled, "pass-through ended: {error}");
+    }
+}
+
+/// Terminates TLS for a site and serves what is inside.
+///
+/// The upstream is asked first which HTTP version it prefers among those that the client
+/// offers, so that both sides of the proxy speak the same.
+pub async fn tls<IO>(worker: Arc<Worker>, workload: Arc<Workload>, site: Arc<Site>, io: IO)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let handshake = async {
+        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io).await?;
+        let hello = start.client_hello();
+        let name = hello.server_name().map(detect::normal_host);
+        if name.is_some_and(|name| name != site.host) {
+            return Err(io::Error::other(
+                "the server name is not the host of the tunnel",
+            ));
+        }
+        let offered: Vec<Vec<u8>> = hello
+            .alpn()
+            .map(|offers| offers.map(<[u8]>::to_vec).collect())
+            .unwrap_or_default();
+        let version = agree(&worker, &site, &offered).await;
+        let alpn = (!offered.is_empty()).then(|| version.alpn());
+        let config = worker
+            .proxy
+            .interceptor
+            .config(&site.host, alpn)
+            .map_err(io::Error::other)?;
+        Ok((start.into_stream(config).await?, version))
+    };
+    match timeout(limits::TLS_ACCEPT, handshake).await {
+        Ok(Ok((stream, version))) => plain(worker, workload, site, version, stream).await,
+        Ok(Err(error)) => report(&worker, &workload, &site, &error),
+        Err(_) => tracing::debug!(workload = workload.name, "the TLS handshake took too long"),
+    }
+}
+
+/// The HTTP version for a client that offers `offered`.
+async fn agree(worker: &Worker, site: &Site, offered: &[Vec<u8>]) -> HttpVersion {
+    match worker.upstream.negotiate(site.endpoint(), offered).await {
+        Ok(version) => version,
+        Err(error) => {
+            // The connection is accepted all the same: its requests get the reason as answer.
+            tracing::debug!(host = site.host, "{error}");
+            if offered.is_empty() || offered.iter().any(|offer| offer == HTTP1) {
+                HttpVersion::Http1
+            } else {
+                HttpVersion::Http2
+            }
+        }
+    }
+}
+
+/// Serves the requests of one connection to a site.
+pub async fn plain<IO>(
+    worker: Arc<Worker>,
+    workload: Arc<Workload>,
+    site: Arc<Site>,
+    version: HttpVersion,
+    io: IO,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Counters::add(&worker.proxy.counters.intercepted, 1);
+    let caller = Arc::new(Caller {
+        worker: Arc::clone(&worker),
+        workload: Arc::clone(&workload),
+        site: Arc::clone(&site),
+        version,
+    });
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let caller = Arc::clone(&caller);
+        async move { Ok::<_, std::convert::Infallible>(pipeline::handle(&caller, request).await) }
+    });
+    let io = TokioIo::new(io);
+    let served = match version {
+        HttpVersion::Http1 => {
+            conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits::REQUEST_HEAD)
+                .max_buf_size(limits::HEAD_BYTES)
+                .max_headers(limits::HEADERS)
+                .preserve_header_case(true)
+                .serve_connection(io, service)
+                .await
+        }
+        HttpVersion::Http2 => {
+            conn::http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(limits::H2_STREAMS)
+                .initial_stream_window_size(limits::H2_STREAM_WINDOW)
+                .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
+                .max_header_list_size(limits::H2_HEADER_LIST)
+                .serve_connection(io, service)
+                .await
+        }
+    };
+    if let Err(error) = served {
+        report(&worker, &workload, &site, &error);
+    }
+}
+
+/// Says why a client's connection failed; loudly when the client does not trust Postern.
+fn report(worker: &Worker, workload: &Workload, site: &Site, error: &(dyn Error + 'static)) {
+    if is_distrust(error) {
+        Counters::add(&worker.proxy.counters.untrusting, 1);
+        tracing::warn!(
+            "{} does not trust Postern's certificate for {}: it may carry its own list of CAs \
+             or pin certificates; point the program's own CA setting at the file named by \
+             SSL_CERT_FILE, which holds Postern's CA",
+            workload.name,
+            site.host,
+        );
+    } else {
+        tracing::debug!(
+            workload = workload.name,
+            host = site.host,
+            "connection ended: {error}"
+        );
+    }
+}
+
+/// Whether a client's ALPN offer leaves room for HTTP; no offer at all means HTTP/1.1.
+fn speaks_http(alpn: &[Vec<u8>]) -> bool {
+    alpn.is_empty() || alpn.iter().any(|offer| offer == H2 || offer == HTTP1)
+}

@@ -1,0 +1,60 @@
+//! Every limit and time-out of the proxy, in one place.
+
+use std::time::Duration;
+
+/// Open connections of one workload; more wait in the listener's backlog.
+pub const CONNECTIONS_PER_WORKLOAD: usize = 4_096;
+/// Bytes looked at, without taking them, to learn what a client speaks.
+pub const PEEK_BYTES: usize = 16 * 1024;
+/// How long a client may take to send these bytes; then it is spliced through.
+pub const PEEK_TIME: Duration = Duration::from_secs(3);
+/// A client's TLS handshake, the upstream's question about its HTTP version included.
+pub const TLS_ACCEPT: Duration = Duration::from_secs(30);
+/// TLS handshake with an upstream.
+pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+/// TCP connection to one upstream address.
+pub const CONNECT: Duration = Duration::from_secs(5);
+/// Name resolution.
+pub const RESOLVE: Duration = Duration::from_secs(5);
+/// How long a resolved name is used without asking again.
+pub const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
+/// How long an address that a name resolved to stays redirected after it was last seen.
+pub const ADDRESS_LIFE: Duration = Duration::from_secs(600);
+/// Most addresses kept for one name.
+pub const ADDRESSES_PER_NAME: usize = 256;
+/// A client's request head on HTTP/1.1.
+pub const REQUEST_HEAD: Duration = Duration::from_secs(30);
+/// Size of a head on HTTP/1.1; registries answer with large ones.
+pub const HEAD_BYTES: usize = 128 * 1024;
+/// Header fields in a head.
+pub const HEADERS: usize = 128;
+/// Size of the header list on HTTP/2.
+pub const H2_HEADER_LIST: u32 = 64 * 1024;
+/// Streams that one client connection may have open.
+pub const H2_STREAMS: u32 = 128;
+/// Window of one HTTP/2 stream, bytes.
+pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
+/// Window of an HTTP/2 connection, bytes.
+pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Silence after which an upstream is given up, before its answer starts.
+pub const FIRST_BYTE: Duration = Duration::from_secs(60);
+/// The same for requests with a body, which a registry may take minutes to commit.
+pub const FIRST_BYTE_UPLOAD: Duration = Duration::from_secs(900);
+/// Idle connections kept per upstream and worker.
+pub const IDLE_PER_UPSTREAM: usize = 64;
+/// How long one may stay idle; below what servers allow.
+pub const IDLE_TIME: Duration = Duration::from_secs(50);
+/// Age from which a connection is not used again.
+pub const CONNECTION_AGE: Duration = Duration::from_secs(600);
+/// Leaf certificates kept.
+pub const LEAVES: usize = 1_024;
+/// Life of a leaf certificate; it is replaced after half of it.
+pub const LEAF_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Body of an answer that Postern reads itself, such as a token.
+pub const OWN_ANSWER_BYTES: usize = 64 * 1024;
+/// How often Postern tells the kernel that it is alive.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Age of that sign from which the kernel acts as if Postern were gone.
+pub const GRACE: Duration = Duration::from_secs(5);
+/// Rest after a failed `accept()`, which would otherwise spin while descriptors are short.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

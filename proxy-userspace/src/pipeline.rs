@@ -1,0 +1,378 @@
+//! The one pipeline that every request goes through, whichever way it came in:
+//!
+//! authorize → access rules → hygiene → inject → upstream → response
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE},
+    request::Parts,
+    uri::{PathAndQuery, Scheme as UriScheme},
+};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use crate::{
+    credential::{
+        Plan,
+        oci::{Attempt, OciError, RegistryAuth, Rejection, Route, answer},
+    },
+    fetch::Fetcher,
+    gate::{self, Refusal, Site, Target},
+    state::{ClientAuthorization, Protocol, Scheme},
+    telemetry::Counters,
+    upstream::{self, Body, Endpoint, HttpVersion, UpstreamError},
+    worker::Worker,
+    workload::Workload,
+};
+
+/// Whose requests these are, and for which site their connection was made.
+pub struct Caller {
+    /// Who serves them.
+    pub worker: Arc<Worker>,
+    /// Who sends them.
+    pub workload: Arc<Workload>,
+    /// What they are for.
+    pub site: Arc<Site>,
+    /// HTTP version of the connection; the upstream is spoken to in the same.
+    pub version: HttpVersion,
+}
+
+/// Answers a request: with the upstream's answer, or with the reason why there is none.
+pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let method = head.method.clone();
+    // The query may hold what is nobody's business.
+    let path = head.uri.path().to_owned();
+    let target = caller.site.target(&path).cloned();
+    let body = upstream::incoming(body);
+
+    let outcome = forward(caller, target.as_deref(), head, body).await;
+    let (response, verdict) = match outcome {
+        Ok((response, verdict)) => (response, verdict),
+        Err(stop) => (
+            stop.into_response(caller, target.as_deref()),
+            Verdict::Refused,
+        ),
+    };
+    verdict.count(&caller.worker.proxy.counters);
+    tracing::info!(
+        target: "postern::access",
+        workload = caller.workload.name,
+        connector = target.map(|target| target.connector.to_string()),
+        host = caller.site.host,
+        %method,
+        path,
+        status = response.status().as_u16(),
+        verdict = verdict.name(),
+    );
+    response
+}
+
+/// The pipeline.
+async fn forward(
+    caller: &Caller,
+    target: Option<&Target>,
+    mut head: Parts,
+    body: Body,
+) -> Result<(Response<Body>, Verdict), Stop> {
+    let site = &caller.site;
+
+    // authorize: the connection stands for the workload, its grants and the site
+    gate::check_authority(site, &head)?;
+    // hygiene
+    gate::check_head(site, &head)?;
+    gate::strip_request(&mut head.headers);
+    head.uri = absolute(site, &head.uri)?;
+
+    // inject
+    let Some(target) = target else {
+        let response = exchange(caller, &site.unclaimed, head, body).await?;
+        return Ok((finish(response), Verdict::Plain));
+    };
+    let plan = match client_authorization(target, &mut head)? {
+        Own::Kept => Plan::Nothing,
+        Own::Absent => target.injector.plan(&head.uri),
+    };
+    match plan {
+        Plan::Nothing => {
+            let response = exchange(caller, &target.endpoint, head, body).await?;
+            Ok((finish(response), Verdict::Plain))
+        }
+        Plan::Header(value) => {
+            if let Some(answer) = placeholder_token(caller, target, &head).await {
+                return Ok((answer, Verdict::Answered));
+            }
+            head.headers.insert(AUTHORIZATION, value.clone());
+            let response = exchange(caller, &target.endpoint, head, body).await?;
+            if response.status() == StatusCode::UNAUTHORIZED {
+                return Err(rejected(target).into());
+            }
+            Ok((finish(response), Verdict::Injected))
+        }
+        Plan::Registry(registry) => registry_request(caller, target, registry, head, body).await,
+    }
+}
+
+/// A request to a registry's API: authorized before the first byte of its body is taken, and
+/// repeated where the registry turns out to want another authorization.
+async fn registry_request(
+    caller: &Caller,
+    target: &Target,
+    registry: &RegistryAuth,
+    mut head: Parts,
+    body: Body,
+) -> Result<(Response<Body>, Verdict), Stop> {
+    let fetch = Fetcher::new(&caller.worker.upstream, target);
+    let mut attempt = Attempt::new(head.method.clone(), head.uri.clone());
+    if *attempt.route() == Route::Ping && matches!(head.method, Method::GET | Method::HEAD) {
+        registry.ping(&fetch).await?;
+        return Ok((answer::ping().map(upstream::full), Verdict::Answered));
+    }
+    // Only a request without a body can be sent again.
+    let mut body = Some(body);
+    let repeatable = body.as_ref().is_some_and(Body::is_end_stream);
+    loop {
+        let authorization = registry.authorize(&fetch, &mut attempt).await?;
+        let verdict = if authorization.is_some() {
+            Verdict::Injected
+        } else {
+            Verdict::Plain
+        };
+        head.headers.remove(AUTHORIZATION);
+        if let Some(value) = authorization {
+            head.headers.insert(AUTHORIZATION, value);
+        }
+        head.uri = attempt.uri().clone();
+        let body = body.take().unwrap_or_else(upstream::empty);
+        let response = exchange(caller, &target.endpoint, head.clone(), body).await?;
+
+        let status = response.status();
+        if status.is_success() {
+            registry.answered(&attempt, response.headers());
+        }
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            match registry.rejected(&mut attempt, status, response.headers()) {
+                Rejection::Repeat if repeatable => continue,
+                Rejection::Repeat => {
+                    return Ok((
+                        answer::repeat_request().map(upstream::full),
+                        Verdict::Refused,
+                    ));
+                }
+                // 403 is the registry's own answer to an account without the right.
+                Rejection::Refused(_) if status == StatusCode::FORBIDDEN => {}
+                Rejection::Refused(error) => return Err(error.into()),
+            }
+        }
+        return Ok((finish(response), verdict));
+    }
+}
+
+/// A client that asks the registry's token service itself gets a token that is worth nothing.
+async fn placeholder_token(
+    caller: &Caller,
+    target: &Target,
+    head: &Parts,
+) -> Option<Response<Body>> {
+    let registry = target.injector.registry()?;
+    // Whether the path is the token service's is only known once the registry was asked.
+    if registry.realm().is_none() {
+        let _ = registry
+            .ping(&Fetcher::new(&caller.worker.upstream, target))
+            .await;
+    }
+    registry
+        .is_realm(&head.uri)
+        .then(|| answer::placeholder_token().map(upstream::full))
+}
+
+/// Sends a request and takes the answer as it is.
+async fn exchange(
+    caller: &Caller,
+    endpoint: &Endpoint,
+    head: Parts,
+    body: Body,
+) -> Result<Response<Body>, UpstreamError> {
+    let request = Request::from_parts(head, body);
+    caller
+        .worker
+        .upstream
+        .send(endpoint, caller.version, request)
+        .await
+}
+
+/// Prepares an upstream's answer for the client.
+fn finish(mut response: Response<Body>) -> Response<Body> {
+    let unread = response
+        .extensions_mut()
+        .remove::<upstream::RequestUnread>();
+    gate::strip_response(response.headers_mut());
+    if response.status() != StatusCode::UNAUTHORIZED {
+        response.headers_mut().remove(WWW_AUTHENTICATE);
+    }
+    // The rest of the request is still on its way, and nobody will read it.
+    if unread.is_some() && response.version() < http::Version::HTTP_2 {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+enum Own {
+    /// The client's own `Authorization` is to be sent.
+    Kept,
+    /// There is none, any more.
+    Absent,
+}
+
+/// Applies `spec.interception.clientAuthorization`.
+fn client_authorization(target: &Target, head: &mut Parts) -> Result<Own, Refusal> {
+    if !head.headers.contains_key(AUTHORIZATION) {
+        return Ok(Own::Absent);
+    }
+    match target.connector.client_authorization {
+        ClientAuthorization::Keep => Ok(Own::Kept),
+        ClientAuthorization::Replace => {
+            head.headers.remove(AUTHORIZATION);
+            Ok(Own::Absent)
+        }
+        ClientAuthorization::Reject => Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            format!(
+                "connector {} takes no Authorization from clients; remove the credential from \
+                 the client's configuration",
+                target.connector
+            ),
+        )),
+    }
+}
+
+/// The request's target in the form that names everything (RFC 9112, section 3.2.2).
+fn absolute(site: &Site, uri: &Uri) -> Result<Uri, Refusal> {
+    let mut parts = uri.clone().into_parts();
+    parts.scheme = Some(match site.scheme {
+        Scheme::Http => UriScheme::HTTP,
+        Scheme::Https => UriScheme::HTTPS,
+    });
+    let authority = upstream::authority(&site.endpoint().address);
+    parts.authority = authority.parse().ok();
+    if parts.path_and_query.is_none() {
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+    }
+    Uri::from_parts(parts).map_err(|error| {
+        Refusal::new(
+            StatusCode::BAD_REQUEST,
+            format!("the request target cannot be forwarded: {error}"),
+        )
+    })
+}
+
+fn rejected(target: &Target) -> Refusal {
+    Refusal::new(
+        StatusCode::BAD_GATEWAY,
+        format!(
+            "{} does not accept the credential of connector {}; whoever owns the Connector has \
+             to update its Secret",
+            upstream::authority(&target.endpoint.address),
+            target.connector
+        ),
+    )
+}
+
+/// Why a request has no answer of the upstream.
+enum Stop {
+    Refusal(Refusal),
+    Upstream(UpstreamError),
+    Registry(OciError),
+}
+
+impl Stop {
+    fn into_response(self, caller: &Caller, target: Option<&Target>) -> Response<Body> {
+        let (status, reason) = match self {
+            Self::Registry(error) => {
+                tracing::warn!(workload = caller.workload.name, "{error}");
+                return answer::failure(&error).map(upstream::full);
+            }
+            Self::Refusal(refusal) => (refusal.status, refusal.reason),
+            Self::Upstream(error) => {
+                let status = match error.kind {
+                    upstream::ErrorKind::Silent => StatusCode::GATEWAY_TIMEOUT,
+                    _ => StatusCode::BAD_GATEWAY,
+                };
+                (status, error.to_string().into())
+            }
+        };
+        tracing::warn!(
+            workload = caller.workload.name,
+            connector = target.map(|target| target.connector.to_string()),
+            host = caller.site.host,
+            status = status.as_u16(),
+            "refused a request: {reason}"
+        );
+        let oci = target.is_some_and(|target| target.connector.protocol == Protocol::Oci);
+        if oci {
+            let code = answer::Code::for_status(status);
+            return answer::error(status, code, &reason).map(upstream::full);
+        }
+        let mut response =
+            Response::new(upstream::full(Bytes::from(format!("postern: {reason}\n"))));
+        *response.status_mut() = status;
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        response
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(refusal)
+    }
+}
+
+impl From<UpstreamError> for Stop {
+    fn from(error: UpstreamError) -> Self {
+        Self::Upstream(error)
+    }
+}
+
+impl From<OciError> for Stop {
+    fn from(error: OciError) -> Self {
+        Self::Registry(error)
+    }
+}
+
+/// What became of a request.
+#[derive(Clone, Copy)]
+enum Verdict {
+    Injected,
+    Plain,
+    Answered,
+    Refused,
+}
+
+impl Verdict {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Injected => "injected",
+            Self::Plain => "plain",
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+        }
+    }
+
+    fn count(self, counters: &Counters) {
+        let counter = match self {
+            Self::Injected => &counters.injected,
+            Self::Plain => &counters.plain,
+            Self::Answered => &counters.answered,
+            Self::Refused => &counters.refused,
+        };
+        Counters::add(counter, 1);
+    }
+}

@@ -1,0 +1,122 @@
+//! The command: its start, the signals that are passed on to it, its end.
+
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal},
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{ExitCode, ExitStatus},
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, getpgrp, tcgetpgrp},
+};
+use tokio::{
+    process::Command,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::Bind;
+
+/// Signals that are meant for the command when Postern gets them.
+const PASSED_ON: [Signal; 7] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+];
+
+/// The running command.
+pub(super) struct Child {
+    process: tokio::process::Child,
+    pid: Pid,
+    signals: mpsc::UnboundedReceiver<Signal>,
+}
+
+impl Child {
+    /// Starts `command` in a cgroup, with files covered and variables set.
+    pub(super) fn spawn(
+        command: &[OsString],
+        cgroup: Option<&Path>,
+        binds: &[Bind],
+        variables: &[(OsString, OsString)],
+    ) -> Result<Self> {
+        // Before the command exists: a signal in between would end Postern and leave it.
+        let signals = signals()?;
+        let mut enter = Command::new("/proc/self/exe");
+        enter.arg("enter");
+        if let Some(cgroup) = cgroup {
+            enter.arg("--cgroup").arg(cgroup);
+        }
+        for bind in binds {
+            enter.arg("--bind").arg(&bind.source).arg(&bind.target);
+        }
+        enter
+            .arg("--")
+            .args(command)
+            .envs(variables.iter().map(|(name, value)| (name, value)));
+        let process = enter.spawn().context("cannot start the command")?;
+        let pid = process
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .context("the command has no process id")?;
+        Ok(Self {
+            process,
+            pid: Pid::from_raw(pid),
+            signals,
+        })
+    }
+
+    /// Waits for the end of the command and passes signals on meanwhile.
+    pub(super) async fn wait(&mut self) -> Result<ExitCode> {
+        loop {
+            tokio::select! {
+                status = self.process.wait() => {
+                    return Ok(exit_code(status.context("cannot wait for the command")?));
+                }
+                Some(signal) = self.signals.recv() => {
+                    if !reached_it_already(signal) {
+                        // It may be gone already.
+                        let _ = kill(self.pid, signal);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The shell's convention: 128 and the number of the signal.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .and_then(|code| u8::try_from(code).ok());
+    code.map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// A terminal sends these to its whole foreground group; twice would mean something else to
+/// many programs.
+fn reached_it_already(signal: Signal) -> bool {
+    let from_terminal = matches!(signal, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH);
+    let stdin = io::stdin();
+    from_terminal && stdin.is_terminal() && tcgetpgrp(&stdin) == Ok(getpgrp())
+}
+
+fn signals() -> Result<mpsc::UnboundedReceiver<Signal>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    for passed in PASSED_ON {
+        let mut stream = signal(SignalKind::from_raw(passed as i32))
+            .with_context(|| format!("cannot handle {passed}"))?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() && sender.send(passed).is_ok() {}
+        });
+    }
+    Ok(receiver)
+}

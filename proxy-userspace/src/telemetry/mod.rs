@@ -1,0 +1,60 @@
+//! What happened.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// Counters of the proxy.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Redirected connections that were accepted.
+    pub accepted: AtomicU64,
+    /// Connections to a listener without a flow; reset.
+    pub unknown_flows: AtomicU64,
+    /// Connections whose requests Postern saw.
+    pub intercepted: AtomicU64,
+    /// Connections passed through byte for byte.
+    pub spliced: AtomicU64,
+    /// Clients that did not accept Postern's certificate.
+    pub untrusting: AtomicU64,
+    /// Requests forwarded with a credential.
+    pub injected: AtomicU64,
+    /// Requests forwarded without one.
+    pub plain: AtomicU64,
+    /// Requests answered by Postern itself on behalf of the upstream.
+    pub answered: AtomicU64,
+    /// Requests refused.
+    pub refused: AtomicU64,
+}
+
+impl Counters {
+    /// Adds to a counter.
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Reads a counter.
+    pub fn read(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "connections: accepted={} intercepted={} spliced={} untrusting={} unknown={}; \
+             requests: injected={} plain={} answered={} refused={}",
+            Self::read(&self.accepted),
+            Self::read(&self.intercepted),
+            Self::read(&self.spliced),
+            Self::read(&self.untrusting),
+            Self::read(&self.unknown_flows),
+            Self::read(&self.injected),
+            Self::read(&self.plain),
+            Self::read(&self.answered),
+            Self::read(&self.refused),
+        )
+    }
+}

@@ -1,0 +1,96 @@
+//! TLS towards clients.
+
+use std::{error::Error, net::IpAddr, sync::Arc};
+
+use rustls::{
+    AlertDescription, ServerConfig,
+    crypto::aws_lc_rs::{Ticketer, default_provider},
+    server::ResolvesServerCert,
+    sign::SingleCertAndKey,
+};
+
+use super::{Authority, H2, HTTP1, TlsError, mint::Minter};
+
+/// Terminates the TLS of clients with certificates of the run's authority.
+pub struct Interceptor {
+    minter: Arc<Minter>,
+    /// Shared by all names; they differ in nothing but ALPN, and share the ticket keys.
+    plain: Arc<ServerConfig>,
+    http1: Arc<ServerConfig>,
+    h2: Arc<ServerConfig>,
+}
+
+impl Interceptor {
+    /// An interceptor that signs with `authority`.
+    pub fn new(authority: Authority) -> Result<Self, TlsError> {
+        let minter = Arc::new(Minter::new(authority)?);
+        let mut config = ServerConfig::builder_with_provider(default_provider().into())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&minter) as Arc<dyn ResolvesServerCert>);
+        config.ticketer = Ticketer::new()?;
+        let speaking = |alpn: &[u8]| {
+            let mut config = config.clone();
+            config.alpn_protocols = vec![alpn.to_vec()];
+            Arc::new(config)
+        };
+        Ok(Self {
+            minter,
+            http1: speaking(HTTP1),
+            h2: speaking(H2),
+            plain: Arc::new(config),
+        })
+    }
+
+    /// The certificate that clients have to trust, in PEM.
+    pub fn root_pem(&self) -> &str {
+        self.minter.authority().root_pem()
+    }
+
+    /// The configuration for `host` that speaks `alpn` and nothing else; `None` when the
+    /// client offered no protocol.
+    pub fn config(&self, host: &str, alpn: Option<&[u8]>) -> Result<Arc<ServerConfig>, TlsError> {
+        let config = match alpn {
+            Some(H2) => &self.h2,
+            Some(_) => &self.http1,
+            None => &self.plain,
+        };
+        // A client sends no name for an address (RFC 6066, section 3), so the certificate
+        // cannot be chosen by what it asks for.
+        if host.parse::<IpAddr>().is_ok() {
+            let mut fixed = ServerConfig::clone(config);
+            fixed.cert_resolver = Arc::new(SingleCertAndKey::from(self.minter.leaf(host)?));
+            return Ok(Arc::new(fixed));
+        }
+        Ok(Arc::clone(config))
+    }
+}
+
+/// Whether an error is a client's way of saying that it does not trust our certificate. With
+/// TLS 1.3 that comes after the handshake, as an error of the first read.
+pub fn is_distrust(error: &(dyn Error + 'static)) -> bool {
+    use AlertDescription::{
+        AccessDenied, BadCertificate, CertificateUnknown, UnknownCA, UnsupportedCertificate,
+    };
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
+            error
+                .downcast_ref::<std::io::Error>()
+                .and_then(std::io::Error::get_ref)
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        });
+        if let Some(rustls::Error::AlertReceived(alert)) = tls {
+            return matches!(
+                alert,
+                UnknownCA
+                    | BadCertificate
+                    | CertificateUnknown
+                    | UnsupportedCertificate
+                    | AccessDenied
+            );
+        }
+        next = error.source();
+    }
+    false
+}

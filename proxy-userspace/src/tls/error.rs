@@ -1,0 +1,23 @@
+/// Why certificates cannot be made or trust not be established.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A certificate could not be made.
+    #[error("cannot make a certificate for {host}: {source}")]
+    Mint {
+        /// For which host.
+        host: String,
+        /// Why.
+        source: rcgen::Error,
+    },
+    /// The TLS library refused a configuration.
+    #[error("cannot configure TLS: {0}")]
+    Config(#[from] rustls::Error),
+    /// A Connector's own CA certificate cannot be used.
+    #[error("the CA certificates of connector {connector} cannot be used: {source}")]
+    ConnectorCa {
+        /// Namespace and name.
+        connector: String,
+        /// Why.
+        source: rustls::Error,
+    },
+}

@@ -1,0 +1,91 @@
+//! Leaf certificates, made when first asked for and kept.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use rcgen::KeyPair;
+use rustls::{
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::{Authority, TlsError};
+use crate::{detect::normal_host, limits};
+
+/// Answers with a certificate for the name that the client asks for.
+pub(super) struct Minter {
+    authority: Authority,
+    /// One key for all leaves of the process.
+    key: KeyPair,
+    signing_key: Arc<dyn rustls::sign::SigningKey>,
+    leaves: Mutex<HashMap<String, Leaf>>,
+}
+
+struct Leaf {
+    certified: Arc<CertifiedKey>,
+    made: Instant,
+}
+
+impl Minter {
+    pub(super) fn new(authority: Authority) -> Result<Self, TlsError> {
+        let key = KeyPair::generate().map_err(|source| TlsError::Mint {
+            host: "any host".into(),
+            source,
+        })?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(Self {
+            authority,
+            signing_key: rustls::crypto::aws_lc_rs::sign::any_supported_type(&der)?,
+            key,
+            leaves: Mutex::default(),
+        })
+    }
+
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The certificate for `host`, from the cache or made now.
+    pub(super) fn leaf(&self, host: &str) -> Result<Arc<CertifiedKey>, TlsError> {
+        // Hosts are the Connectors' own, so the lock is held while signing only a few times.
+        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(leaf) = leaves.get(host)
+            && leaf.made.elapsed() < limits::LEAF_LIFE / 2
+        {
+            return Ok(Arc::clone(&leaf.certified));
+        }
+        let chain = self.authority.leaf(host, &self.key, limits::LEAF_LIFE)?;
+        let certified = Arc::new(CertifiedKey::new(chain, Arc::clone(&self.signing_key)));
+        if leaves.len() >= limits::LEAVES {
+            leaves.clear();
+        }
+        leaves.insert(
+            host.to_owned(),
+            Leaf {
+                certified: Arc::clone(&certified),
+                made: Instant::now(),
+            },
+        );
+        Ok(certified)
+    }
+}
+
+impl ResolvesServerCert for Minter {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let host = normal_host(hello.server_name()?);
+        self.leaf(&host)
+            .inspect_err(|error| tracing::error!("{error}"))
+            .ok()
+    }
+}
+
+impl fmt::Debug for Minter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Minter").finish_non_exhaustive()
+    }
+}

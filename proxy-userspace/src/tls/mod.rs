@@ -1,0 +1,18 @@
+//! How we are believed, and whom we believe: the run's authority and its leaf certificates
+//! towards clients, trust in upstreams.
+
+mod acceptor;
+mod authority;
+mod error;
+mod mint;
+mod trust;
+
+pub use acceptor::{Interceptor, is_distrust};
+pub use authority::Authority;
+pub use error::TlsError;
+pub use trust::{Roots, UpstreamTls};
+
+/// ALPN name of HTTP/2 (RFC 9113, section 3.2).
+pub const H2: &[u8] = b"h2";
+/// ALPN name of HTTP/1.1 (RFC 7301, section 6).
+pub const HTTP1: &[u8] = b"http/1.1";

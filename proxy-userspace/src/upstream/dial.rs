@@ -1,0 +1,141 @@
+//! A new connection to an upstream.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use super::{Endpoint, HttpVersion, Resolver, UpstreamError, body::RequestBody};
+use crate::{limits, tls::H2};
+
+/// A connection ready for requests.
+pub(super) enum Dialled {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+impl Dialled {
+    pub(super) fn version(&self) -> HttpVersion {
+        match self {
+            Self::Http1(_) => HttpVersion::Http1,
+            Self::Http2(_) => HttpVersion::Http2,
+        }
+    }
+}
+
+/// Resolves, connects, verifies. `None` leaves the HTTP version to the upstream; without TLS
+/// there is no way to ask, and it is HTTP/1.1.
+pub(super) async fn dial(
+    resolver: &Resolver,
+    endpoint: &Endpoint,
+    version: Option<HttpVersion>,
+) -> Result<Dialled, UpstreamError> {
+    let tcp = connect(resolver, endpoint).await?;
+    let Some(tls) = &endpoint.tls else {
+        return speak(endpoint, tcp, version.unwrap_or(HttpVersion::Http1)).await;
+    };
+    let config = match version {
+        None => &tls.any,
+        Some(HttpVersion::Http1) => &tls.http1,
+        Some(HttpVersion::Http2) => &tls.h2,
+    };
+    let stream = handshake(endpoint, Arc::clone(config), tcp).await?;
+    let agreed = match stream.get_ref().1.alpn_protocol() {
+        Some(H2) => HttpVersion::Http2,
+        _ => HttpVersion::Http1,
+    };
+    speak(endpoint, stream, agreed).await
+}
+
+async fn connect(resolver: &Resolver, endpoint: &Endpoint) -> Result<TcpStream, UpstreamError> {
+    let addresses = resolver
+        .resolve(&endpoint.address.host)
+        .await
+        .map_err(|source| UpstreamError::resolve(endpoint, source))?;
+    let mut last = None;
+    for ip in addresses.iter() {
+        let addr = SocketAddr::new(*ip, endpoint.address.port);
+        match timeout(limits::CONNECT, TcpStream::connect(addr)).await {
+            Ok(Ok(stream)) => {
+                // Heads and bodies are written whole; waiting for more only adds delay.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = Some(UpstreamError::connect(endpoint, addr, error)),
+            Err(_) => last = Some(UpstreamError::connect_timeout(endpoint, addr)),
+        }
+    }
+    Err(last.unwrap_or_else(|| UpstreamError::no_address(endpoint)))
+}
+
+async fn handshake(
+    endpoint: &Endpoint,
+    config: Arc<ClientConfig>,
+    tcp: TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, UpstreamError> {
+    let name = ServerName::try_from(endpoint.address.host.clone())
+        .map_err(|_| UpstreamError::no_address(endpoint))?;
+    match timeout(
+        limits::TLS_HANDSHAKE,
+        TlsConnector::from(config).connect(name, tcp),
+    )
+    .await
+    {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(UpstreamError::tls(endpoint, &error)),
+        Err(_) => Err(UpstreamError::tls_timeout(endpoint)),
+    }
+}
+
+async fn speak<IO>(
+    endpoint: &Endpoint,
+    io: IO,
+    version: HttpVersion,
+) -> Result<Dialled, UpstreamError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = TokioIo::new(io);
+    let failed = |error| UpstreamError::http(endpoint, error);
+    match version {
+        HttpVersion::Http1 => {
+            let (sender, connection) = http1::Builder::new()
+                .max_buf_size(limits::HEAD_BYTES)
+                .max_headers(limits::HEADERS)
+                .preserve_header_case(true)
+                .handshake(io)
+                .await
+                .map_err(failed)?;
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!("an upstream connection ended: {error}");
+                }
+            });
+            Ok(Dialled::Http1(sender))
+        }
+        HttpVersion::Http2 => {
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(limits::H2_STREAM_WINDOW)
+                .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
+                .max_header_list_size(limits::H2_HEADER_LIST)
+                .handshake(io)
+                .await
+                .map_err(failed)?;
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!("an upstream connection ended: {error}");
+                }
+            });
+            Ok(Dialled::Http2(sender))
+        }
+    }
+}

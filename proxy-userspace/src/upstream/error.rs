@@ -1,0 +1,153 @@
+use std::{error::Error as _, io, net::SocketAddr, time::Duration};
+
+use rustls::CertificateError;
+
+use super::{Endpoint, authority};
+
+/// Why an upstream could not be used. Nothing of a request, and no credential, was sent
+/// unless the kind is [`Kind::Http`] or [`Kind::Silent`].
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct UpstreamError {
+    /// What went wrong.
+    pub kind: Kind,
+    message: String,
+}
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The name has no address.
+    Resolve,
+    /// No connection.
+    Connect,
+    /// No trust, or no TLS.
+    Tls,
+    /// HTTP failed on the connection.
+    Http,
+    /// No answer in time.
+    Silent,
+}
+
+impl UpstreamError {
+    pub(super) fn resolve(endpoint: &Endpoint, source: io::Error) -> Self {
+        let host = &endpoint.address.host;
+        Self {
+            kind: Kind::Resolve,
+            message: format!(
+                "cannot resolve {host}: {source}; check the Connector's spec.address and the \
+                 resolver of the machine that runs Postern"
+            ),
+        }
+    }
+
+    pub(super) fn no_address(endpoint: &Endpoint) -> Self {
+        let host = &endpoint.address.host;
+        Self {
+            kind: Kind::Resolve,
+            message: format!("{host} is neither a host name with an address nor an IP address"),
+        }
+    }
+
+    pub(super) fn connect(endpoint: &Endpoint, addr: SocketAddr, source: io::Error) -> Self {
+        Self {
+            kind: Kind::Connect,
+            message: format!(
+                "cannot connect to {} at {addr}: {source}",
+                authority(&endpoint.address)
+            ),
+        }
+    }
+
+    pub(super) fn connect_timeout(endpoint: &Endpoint, addr: SocketAddr) -> Self {
+        Self {
+            kind: Kind::Connect,
+            message: format!(
+                "{} at {addr} did not accept a connection in time",
+                authority(&endpoint.address)
+            ),
+        }
+    }
+
+    pub(super) fn tls(endpoint: &Endpoint, source: &io::Error) -> Self {
+        let name = authority(&endpoint.address);
+        let reason = source
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let message = match reason {
+            Some(rustls::Error::InvalidCertificate(error)) => {
+                format!(
+                    "the certificate of {name} is refused: {}",
+                    certificate(error)
+                )
+            }
+            Some(error) => format!("no TLS connection to {name}: {error}"),
+            None => format!("no TLS connection to {name}: {source}"),
+        };
+        Self {
+            kind: Kind::Tls,
+            message,
+        }
+    }
+
+    pub(super) fn tls_timeout(endpoint: &Endpoint) -> Self {
+        Self {
+            kind: Kind::Tls,
+            message: format!(
+                "{} did not finish its TLS handshake in time",
+                authority(&endpoint.address)
+            ),
+        }
+    }
+
+    pub(super) fn version(endpoint: &Endpoint, wanted: &str) -> Self {
+        Self {
+            kind: Kind::Tls,
+            message: format!(
+                "{} does not speak {wanted}, which the client asked for",
+                authority(&endpoint.address)
+            ),
+        }
+    }
+
+    pub(super) fn http(endpoint: &Endpoint, source: hyper::Error) -> Self {
+        let cause = source.source().map(|cause| format!(": {cause}"));
+        Self {
+            kind: Kind::Http,
+            message: format!(
+                "the exchange with {} failed: {source}{}",
+                authority(&endpoint.address),
+                cause.unwrap_or_default()
+            ),
+        }
+    }
+
+    pub(super) fn silent(endpoint: &Endpoint, waited: Duration) -> Self {
+        Self {
+            kind: Kind::Silent,
+            message: format!(
+                "{} did not answer within {} s",
+                authority(&endpoint.address),
+                waited.as_secs()
+            ),
+        }
+    }
+}
+
+fn certificate(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnknownIssuer => {
+            "its issuer is not trusted; name its CA in the Connector's spec.caCertSecretRef".into()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it has expired; the owner of the server has to renew it".into()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet; check the clocks".into()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it was issued for another name than spec.address has".into()
+        }
+        other => other.to_string(),
+    }
+}

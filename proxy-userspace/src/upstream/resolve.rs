@@ -1,0 +1,142 @@
+//! Addresses of Connector hosts, asked of the system's own resolver (`/etc/hosts`,
+//! `nsswitch.conf` and all).
+
+use std::{
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::time::{Instant, timeout};
+
+use crate::limits;
+
+/// Resolves names and remembers the answers for a few seconds.
+#[derive(Debug, Default)]
+pub struct Resolver {
+    names: Mutex<HashMap<String, Known>>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    addresses: Arc<[IpAddr]>,
+    asked: Instant,
+    /// Everything that the name resolved to of late: a workload may still dial what an
+    /// earlier answer told it.
+    seen: HashMap<IpAddr, Instant>,
+}
+
+impl Resolver {
+    /// Addresses of `host`, which may be one itself, in the resolver's order.
+    pub async fn resolve(&self, host: &str) -> io::Result<Arc<[IpAddr]>> {
+        if let Ok(ip) = host.parse() {
+            return Ok(Arc::new([ip]));
+        }
+        if let Some(known) = self.fresh(host) {
+            return Ok(known);
+        }
+        match lookup(host).await {
+            Ok(addresses) => Ok(self.remember(host, addresses)),
+            // A resolver that fails for a moment is no reason to forget a good answer.
+            Err(error) => self.stale(host).ok_or(error),
+        }
+    }
+
+    /// Every address that a workload may have been told for `host`.
+    pub async fn all_addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        let current = self.resolve(host).await?;
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(names.get(host).map_or_else(
+            || current.to_vec(),
+            |known| known.seen.keys().copied().collect(),
+        ))
+    }
+
+    fn fresh(&self, host: &str) -> Option<Arc<[IpAddr]>> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = names.get(host)?;
+        (known.asked.elapsed() < limits::RESOLVE_AGAIN).then(|| Arc::clone(&known.addresses))
+    }
+
+    fn stale(&self, host: &str) -> Option<Arc<[IpAddr]>> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = names.get(host)?;
+        (known.asked.elapsed() < limits::ADDRESS_LIFE).then(|| Arc::clone(&known.addresses))
+    }
+
+    fn remember(&self, host: &str, addresses: Vec<IpAddr>) -> Arc<[IpAddr]> {
+        let now = Instant::now();
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = names
+            .remove(host)
+            .map(|known| known.seen)
+            .unwrap_or_default();
+        seen.retain(|_, last| now.duration_since(*last) < limits::ADDRESS_LIFE);
+        for ip in &addresses {
+            if seen.len() < limits::ADDRESSES_PER_NAME || seen.contains_key(ip) {
+                seen.insert(*ip, now);
+            }
+        }
+        let addresses: Arc<[IpAddr]> = addresses.into();
+        names.insert(
+            host.to_owned(),
+            Known {
+                addresses: Arc::clone(&addresses),
+                asked: now,
+                seen,
+            },
+        );
+        addresses
+    }
+}
+
+async fn lookup(host: &str) -> io::Result<Vec<IpAddr>> {
+    let answers = timeout(limits::RESOLVE, tokio::net::lookup_host((host, 0)))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer"))??;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for addr in answers {
+        if !addresses.contains(&addr.ip()) {
+            addresses.push(addr.ip());
+        }
+    }
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "no address"));
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_needs_no_resolver() {
+        let resolver = Resolver::default();
+        let addresses = resolver.resolve("2001:db8::1").await.expect("an address");
+        assert_eq!(
+            *addresses,
+            ["2001:db8::1".parse::<IpAddr>().expect("an address")]
+        );
+    }
+
+    #[tokio::test]
+    async fn earlier_answers_stay_redirected() {
+        let resolver = Resolver::default();
+        let ip = |last| IpAddr::from([192, 0, 2, last]);
+        resolver.remember("registry.example.com", vec![ip(1)]);
+        resolver.remember("registry.example.com", vec![ip(2)]);
+        let current = resolver
+            .resolve("registry.example.com")
+            .await
+            .expect("known");
+        assert_eq!(*current, [ip(2)]);
+        let mut all = resolver
+            .all_addresses("registry.example.com")
+            .await
+            .expect("known");
+        all.sort();
+        assert_eq!(all, [ip(1), ip(2)]);
+    }
+}

@@ -1,0 +1,36 @@
+//! Connections that no Connector wants, passed through byte for byte.
+
+use std::{io, net::SocketAddr};
+
+use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream, time::timeout};
+
+use crate::{limits, listen::reset};
+
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Connects to where the workload wanted to go and copies until both sides are done.
+///
+/// When the destination does not answer, the workload sees a reset instead of an orderly
+/// end, as close to a failed `connect()` as an accepted connection can come.
+pub async fn splice(mut client: TcpStream, destination: SocketAddr) -> io::Result<(u64, u64)> {
+    let server = match timeout(limits::CONNECT, TcpStream::connect(destination)).await {
+        Ok(result) => result,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    let mut server = match server {
+        Ok(server) => server,
+        Err(error) => {
+            reset(&client);
+            return Err(error);
+        }
+    };
+    let _ = client.set_nodelay(true);
+    let _ = server.set_nodelay(true);
+    let copied =
+        copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER_BYTES, BUFFER_BYTES).await;
+    if copied.is_err() {
+        reset(&client);
+        reset(&server);
+    }
+    copied
+}

@@ -1,0 +1,97 @@
+//! Threads that serve connections: each on a runtime of its own, with its own upstream
+//! connections, so that a connection stays on one core from its first byte to its last.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+
+use crate::{
+    gate::Routes,
+    intercept,
+    listen::Inbound,
+    telemetry::Counters,
+    tls::Interceptor,
+    upstream::{Resolver, Upstream},
+};
+
+/// What all workers share.
+pub struct Proxy {
+    /// The Connectors in force; swapped as a whole.
+    pub routes: ArcSwap<Routes>,
+    /// Certificates towards clients.
+    pub interceptor: Interceptor,
+    /// Names of upstreams.
+    pub resolver: Arc<Resolver>,
+    /// What happened.
+    pub counters: Arc<Counters>,
+}
+
+/// What one worker has for itself.
+pub struct Worker {
+    /// The shared part.
+    pub proxy: Arc<Proxy>,
+    /// Its connections to upstreams.
+    pub upstream: Upstream,
+}
+
+impl Worker {
+    /// A worker without connections.
+    pub fn new(proxy: Arc<Proxy>) -> Arc<Self> {
+        let upstream = Upstream::new(Arc::clone(&proxy.resolver));
+        Arc::new(Self { proxy, upstream })
+    }
+}
+
+/// Hands connections to the workers in turn.
+#[derive(Clone)]
+pub struct Workers {
+    queues: Arc<[mpsc::UnboundedSender<Inbound>]>,
+    next: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    /// Starts one worker per processor. They end when the last handle is gone.
+    pub fn start(proxy: &Arc<Proxy>) -> io::Result<Self> {
+        let count = thread::available_parallelism().map_or(1, usize::from);
+        let queues: Vec<_> = (0..count)
+            .map(|n| start_worker(n, Worker::new(Arc::clone(proxy))))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            queues: queues.into(),
+            next: Arc::default(),
+        })
+    }
+
+    /// Passes a connection on. The queue is bounded by the permit that each one holds.
+    pub fn deliver(&self, inbound: Inbound) {
+        let n = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
+        if self.queues[n].send(inbound).is_err() {
+            tracing::error!("a worker has stopped; its connections are closed");
+        }
+    }
+}
+
+fn start_worker(n: usize, worker: Arc<Worker>) -> io::Result<mpsc::UnboundedSender<Inbound>> {
+    let (queue, mut connections) = mpsc::unbounded_channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    thread::Builder::new()
+        .name(format!("worker-{n}"))
+        .spawn(move || {
+            runtime.block_on(async move {
+                while let Some(inbound) = connections.recv().await {
+                    tokio::spawn(intercept::transparent(Arc::clone(&worker), inbound));
+                }
+            });
+        })?;
+    Ok(queue)
+}

@@ -1,0 +1,16 @@
+//! Who is calling: cgroups as identities, network namespaces as places.
+
+mod cgroup;
+mod netns;
+
+pub use cgroup::{Cgroup, CgroupError};
+pub use netns::{NetNs, NetNsError};
+
+/// Something whose connections Postern may redirect.
+#[derive(Debug)]
+pub struct Workload {
+    /// Id of its own cgroup.
+    pub cgroup_id: u64,
+    /// How messages call it: a pod's name, or the command of `postern run`.
+    pub name: String,
+}

@@ -1,0 +1,77 @@
+//! Network namespaces, entered only on threads of their own.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::sched::{CloneFlags, setns};
+
+/// Why nothing can be done in a network namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum NetNsError {
+    /// Its file cannot be opened.
+    #[error("cannot open the network namespace {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// No thread can be had.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+    /// The kernel does not let this process in.
+    #[error("cannot enter the network namespace: {0}; run as root (CAP_SYS_ADMIN)")]
+    Enter(#[source] nix::errno::Errno),
+}
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct NetNs {
+    /// `None` is the namespace of this process.
+    file: Option<File>,
+}
+
+impl NetNs {
+    /// The namespace that this process is in.
+    pub fn own() -> Self {
+        Self { file: None }
+    }
+
+    /// The namespace behind a file such as `/proc/PID/ns/net`.
+    pub fn open(path: &Path) -> Result<Self, NetNsError> {
+        match File::open(path) {
+            Ok(file) => Ok(Self { file: Some(file) }),
+            Err(source) => Err(NetNsError::Open {
+                path: path.to_path_buf(),
+                source,
+            }),
+        }
+    }
+
+    /// Runs `work` in the namespace. Sockets that it makes stay there.
+    ///
+    /// A thread is started for it and ends with it, so that no other work can ever find
+    /// itself in a foreign namespace.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
+        let Some(file) = &self.file else {
+            return Ok(work());
+        };
+        thread::scope(|scope| {
+            let entered = thread::Builder::new()
+                .name("netns".into())
+                .spawn_scoped(scope, || {
+                    setns(file, CloneFlags::CLONE_NEWNET).map_err(NetNsError::Enter)?;
+                    Ok(work())
+                })
+                .map_err(NetNsError::Thread)?;
+            match entered.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
