@@ -68,8 +68,9 @@ pub(super) fn show(maps: &[Map]) -> Result<()> {
             continue;
         };
         let mut command = Command::new("bpftool");
-        let text = run::output(command.args(["map", "dump", "id", &map.id.to_string()]))?;
-        println!("\n$ bpftool map dump name {name}");
+        command.args(["map", "dump", "id", &map.id.to_string()]);
+        println!("\n{name}: {}", run::describe(&command));
+        let text = run::output(&mut command)?;
         let lines: Vec<_> = text.lines().collect();
         for line in lines.iter().take(SHOWN_LINES) {
             println!("{line}");

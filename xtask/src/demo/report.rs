@@ -27,6 +27,34 @@ impl Report {
         self.rows
             .push([step, command, expected, got].map(str::to_owned));
     }
+
+    /// Runs a command that has to fail for this reason.
+    pub(super) fn refused(&mut self, step: &str, command: Command, why: &str) -> Result<()> {
+        let shown = describe(&command);
+        let output = run_within(command, COMMAND_LIMIT)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() || !said.contains(why) {
+            bail!(
+                "{shown} was to be refused ({why}): {}, {}",
+                output.status,
+                said.trim()
+            );
+        }
+        self.add(step, &shown, "refused", &format!("refused: {why}"));
+        Ok(())
+    }
+
+    /// Runs a command that has to succeed.
+    pub(super) fn succeeds(&mut self, step: &str, command: Command) -> Result<()> {
+        let shown = describe(&command);
+        let output = run_within(command, COMMAND_LIMIT)?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{shown} ended with {}: {}", output.status, said.trim());
+        }
+        self.add(step, &shown, "done", "done");
+        Ok(())
+    }
 }
 
 impl fmt::Display for Report {
