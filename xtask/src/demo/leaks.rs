@@ -102,4 +102,20 @@ mod tests {
             .to_string();
         assert_eq!(error, "the secret is in the map CREDENTIALS");
     }
+
+    #[test]
+    fn a_secret_in_the_environment_is_found() {
+        let mut sleep = std::process::Command::new("sleep");
+        let mut sleep = sleep.arg("1000").env("TOKEN", "xs3cretx").spawn().unwrap();
+        let check = |needle: &str| {
+            let needles = [("the secret".to_owned(), needle.to_owned())];
+            check_processes(std::process::id(), &needles, "sleep").map_err(|e| e.to_string())
+        };
+        let (clean, leaking) = (check("occurs nowhere"), check("s3cret"));
+        let expected = format!("the secret is in the environment of process {}", sleep.id());
+        sleep.kill().unwrap();
+        sleep.wait().unwrap();
+        assert_eq!(leaking.unwrap_err(), expected);
+        clean.unwrap();
+    }
 }
