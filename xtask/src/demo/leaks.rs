@@ -2,8 +2,10 @@
 //! command line of whatever runs under Postern.
 
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use testkit::proc;
 
 use super::maps::Map;
@@ -38,18 +40,7 @@ pub(super) fn check_maps(maps: &[Map], needles: &[Needle], known: &[u8]) -> Resu
 /// Neither Postern nor anything that it started shows a secret in its environment or on
 /// its command line. `command` is the name of a program that has to be among them.
 pub(super) fn check_processes(postern: u32, needles: &[Needle], command: &str) -> Result<String> {
-    let descendants = proc::descendants(postern)?;
-    let is_command = |pid: &u32| {
-        let words = proc::cmdline(*pid).unwrap_or_default();
-        words
-            .first()
-            .is_some_and(|program| Path::new(program).ends_with(command))
-    };
-    ensure!(
-        descendants.iter().any(is_command),
-        "`{command}` is not among Postern's children"
-    );
-
+    let descendants = descendants_with(postern, command)?;
     let mut checked = 0;
     for pid in descendants.into_iter().chain([postern]) {
         for (place, words) in [
@@ -69,6 +60,24 @@ pub(super) fn check_processes(postern: u32, needles: &[Needle], command: &str) -
     }
     ensure!(checked > 0, "no process could be looked at");
     Ok(format!("none in {checked} variables and arguments"))
+}
+
+/// All descendants, once a program is among them: it may just be about to start.
+fn descendants_with(postern: u32, command: &str) -> Result<Vec<u32>> {
+    let is_command = |pid: &u32| {
+        let words = proc::cmdline(*pid).unwrap_or_default();
+        words
+            .first()
+            .is_some_and(|program| Path::new(program).ends_with(command))
+    };
+    for _ in 0..500 {
+        let descendants = proc::descendants(postern)?;
+        if descendants.iter().any(is_command) {
+            return Ok(descendants);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    bail!("`{command}` is not among the children of process {postern}")
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
