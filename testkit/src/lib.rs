@@ -24,7 +24,7 @@ mod tempdir;
 mod token;
 mod users;
 
-pub use command::run_ok;
+pub use command::{run_ok, run_within};
 pub use net::{free_port, wait_port};
 pub use nginx::{Content, Nginx, Request, Site, SiteAuth};
 pub use pki::{Certificate, Pki};

@@ -13,7 +13,7 @@ pub(crate) fn release(workspace: &Workspace) -> Result<PathBuf> {
         "build",
         "--release",
         "--package",
-        "proxy-userspace",
+        "postern",
         "--bin",
         "postern",
     ];

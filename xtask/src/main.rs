@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::workspace::Workspace;
 
 mod build;
+mod demo;
 mod lint;
 mod run;
 mod setup;
@@ -42,6 +43,8 @@ enum Task {
     Setup,
     /// Build the postern binary, optimised
     Build,
+    /// Show the main job on real input, and that no secret leaks; needs root
+    Demo,
     /// Check format, style and dependencies
     Lint,
     /// Run all tests; needs root
@@ -69,6 +72,12 @@ fn perform(task: &Task) -> Result<()> {
         Task::Build => {
             setup::perform(&workspace)?;
             build::release(&workspace).map(drop)
+        }
+        Task::Demo => {
+            test::require_root("demo")?;
+            setup::perform(&workspace)?;
+            let postern = build::release(&workspace)?;
+            demo::perform(&postern)
         }
         Task::Lint => {
             setup::perform(&workspace)?;

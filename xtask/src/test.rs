@@ -10,7 +10,13 @@ use crate::workspace::Workspace;
 /// Builds and runs the tests; the arguments go to `cargo test`.
 pub(crate) fn perform(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let started = Instant::now();
-    let mut command = workspace.cargo(["test", "--workspace", "--exclude", "proxy-ebpf"]);
+    let mut command = workspace.cargo(["test"]);
+    if !arguments
+        .iter()
+        .any(|argument| argument.starts_with("-p") || argument == "--package")
+    {
+        command.args(["--workspace", "--exclude", "proxy-ebpf"]);
+    }
     command.args(arguments);
     run::attached("test", &mut command)?;
     println!("test: ok ({} s)", started.elapsed().as_secs());

@@ -1,13 +1,13 @@
 //! The compiler and the linker of the kernel programs.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::tools::Tool;
 use crate::run;
-use crate::workspace::{Workspace, find_program};
+use crate::toolchain;
+use crate::workspace::Workspace;
 
 /// Turns what the compiler emits into an object that the kernel loads.
 pub(crate) const LINKER: Tool = Tool {
@@ -46,29 +46,16 @@ impl Toolchain {
 
 /// The LLVM version of rustup's nightly, if that is there and has `rust-src`.
 fn nightly_with_sources() -> Option<u32> {
-    find_program("rustup")?;
-    let sysroot = run::output(&mut nightly(&["--print", "sysroot"])).ok()?;
-    if !Path::new(sysroot.trim())
-        .join("lib/rustlib/src/rust/library")
-        .exists()
-    {
+    if !toolchain::nightly_has_source() {
         return None;
     }
-    let about = run::output(&mut nightly(&["--version", "--verbose"])).ok()?;
+    let mut rustc = Command::new("rustup");
+    rustc.args(["run", "nightly", "rustc", "--version", "--verbose"]);
+    let about = run::output(&mut rustc).ok()?;
     let version = about
         .lines()
         .find_map(|line| line.strip_prefix("LLVM version: "))?;
     version.split('.').next()?.parse().ok()
-}
-
-fn nightly(arguments: &[&str]) -> Command {
-    let mut command = Command::new("rustc");
-    // A question must not install a toolchain.
-    command
-        .arg("+nightly")
-        .args(arguments)
-        .env("RUSTUP_AUTO_INSTALL", "0");
-    command
 }
 
 /// Builds the linker from source with the LLVM that fits the compiler.

@@ -49,8 +49,16 @@ fn require_means(packages: &[&packages::Need], mounts: &[mounts::Mount]) -> Resu
         return Ok(());
     }
 
-    println!("set-up: this machine lacks something. Run as root:\n");
-    if !packages.is_empty() {
+    if !apt && !packages.is_empty() {
+        println!("set-up: this machine lacks programs, and there is no apt-get to install them.");
+        println!("The packages of Debian 12, and what they are wanted for:\n");
+        for need in packages {
+            println!("    {:<26} {}", need.package, need.witness());
+        }
+        println!();
+    }
+    println!("set-up: to be run as root:\n");
+    if apt && !packages.is_empty() {
         for command in packages::commands(packages) {
             println!("    {command}");
         }
@@ -58,13 +66,7 @@ fn require_means(packages: &[&packages::Need], mounts: &[mounts::Mount]) -> Resu
     for mount in mounts {
         println!("    {}", mount.command());
     }
-    println!("\nand then: cargo xtask setup\n");
-    if !apt && !packages.is_empty() {
-        println!("There is no apt-get here. What the packages are needed for:\n");
-        for need in packages {
-            println!("    {:<26} {}", need.package, need.witness());
-        }
-    }
+    println!("    cargo xtask setup\n");
     bail!(
         "set-up is incomplete: {}",
         if root { "no apt-get" } else { "not root" }

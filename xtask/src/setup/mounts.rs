@@ -10,17 +10,20 @@ use nix::mount::MsFlags;
 pub(crate) struct Mount {
     kind: &'static str,
     at: &'static str,
+    options: Option<&'static str>,
 }
 
-/// Where the kernel's documentation and every tool expect it.
+/// Where the kernel's documentation and every tool expect it; what is pinned there is root's.
 const BPFFS: Mount = Mount {
     kind: "bpf",
     at: "/sys/fs/bpf",
+    options: Some("mode=0700"),
 };
 /// `/sys/fs/cgroup` may belong to the old hierarchies, so a place of our own.
 const CGROUP2: Mount = Mount {
     kind: "cgroup2",
     at: "/run/postern/cgroup2",
+    options: None,
 };
 
 /// The file systems that are mounted nowhere usable.
@@ -49,8 +52,11 @@ fn mounts(table: &str) -> impl Iterator<Item = (&str, &str)> {
 impl Mount {
     /// The command that does the same.
     pub(crate) fn command(&self) -> String {
-        let Self { kind, at } = self;
-        format!("mkdir -p {at} && mount -t {kind} {kind} {at}")
+        let Self { kind, at, options } = self;
+        let options = options
+            .map(|options| format!(" -o {options}"))
+            .unwrap_or_default();
+        format!("mkdir -p {at} && mount -t {kind}{options} {kind} {at}")
     }
 
     /// Mounts it.
@@ -65,9 +71,14 @@ impl Mount {
         };
         fs::create_dir_all(Path::new(self.at)).with_context(failed)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        let nothing = None::<&str>;
-        nix::mount::mount(Some(self.kind), self.at, Some(self.kind), flags, nothing)
-            .with_context(failed)
+        nix::mount::mount(
+            Some(self.kind),
+            self.at,
+            Some(self.kind),
+            flags,
+            self.options,
+        )
+        .with_context(failed)
     }
 }
 
