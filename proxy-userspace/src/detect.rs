@@ -82,8 +82,8 @@ pub fn inspect(bytes: &[u8]) -> ControlFlow<Protocol> {
     match bytes.first() {
         None => ControlFlow::Continue(()),
         Some(&TLS_HANDSHAKE) => inspect_tls(bytes),
-        Some(_) if H2_PREFACE.starts_with(bytes) => ControlFlow::Continue(()),
         Some(_) if bytes.starts_with(H2_PREFACE) => ControlFlow::Break(Protocol::H2c),
+        Some(_) if H2_PREFACE.starts_with(bytes) => ControlFlow::Continue(()),
         Some(_) => inspect_http1(bytes),
     }
 }
@@ -255,7 +255,7 @@ mod tests {
             &b"\x00\x00\x00\x01hello"[..],
             b"ssh-2.0-client\r\n",
             b"AVERYLONGWORDTHATISNOMETHODATALL",
-            b"\x16\x03\x01\x00\x02\x02\x28",
+            b"\x16\x03\x01\x00\x04\x02\x00\x00\x00",
             b" GET / HTTP/1.1\r\n\r\n",
         ] {
             assert_eq!(decided(bytes), Protocol::Opaque, "{bytes:?}");

@@ -171,12 +171,12 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_credential_of_ours_is_502_and_never_401() {
+    fn a_rejected_credential_of_ours_is_403_and_never_401() {
         let (by, status) = (Party::Registry, StatusCode::UNAUTHORIZED);
         let answer = answer_to(Cause::CredentialRejected { by, status });
-        assert_eq!(answer.status(), 502);
+        assert_eq!(answer.status(), 403);
         let error = &body(&answer)["errors"][0];
-        assert_eq!(error["code"], "UNAVAILABLE");
+        assert_eq!(error["code"], "DENIED");
         let detail = error["detail"].as_str().unwrap();
         assert!(
             detail.contains("team/registry") && detail.contains("Secret"),

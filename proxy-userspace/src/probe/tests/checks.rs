@@ -1,6 +1,7 @@
 //! What answers come to.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -35,8 +36,8 @@ fn run<F: Future>(future: F) -> F::Output {
 /// Conditions of the one Connector, as `Type=Status(reason: message)`.
 fn conditions(
     loaded: &Loaded,
-    send: impl AsyncFn(&Connector, ProbeRequest) -> Result<ProbeResponse, String>,
-    oci_auth: impl AsyncFn(&Connector) -> Result<(), String>,
+    send: impl AsyncFn(&Arc<Connector>, ProbeRequest) -> Result<ProbeResponse, String>,
+    oci_auth: impl AsyncFn(&Arc<Connector>) -> Result<(), String>,
 ) -> Vec<String> {
     let reports = run(check(loaded, send, oci_auth));
     let show = |it: &Condition| {
@@ -54,7 +55,7 @@ fn conditions_say_what_happened() {
         "connectorClassName: npm, address: https://n.example.com, auth: {secretRef: {name: basic}}",
         "",
     );
-    let no_exchange = async |_: &Connector| -> Result<(), String> { panic!("no registry") };
+    let no_exchange = async |_: &Arc<Connector>| -> Result<(), String> { panic!("no registry") };
     // Liveness, then authentication.
     for (live, auth, expected) in [
         (
@@ -94,7 +95,7 @@ fn conditions_say_what_happened() {
             ],
         ),
     ] {
-        let send = async |_: &Connector, request: ProbeRequest| {
+        let send = async |_: &Arc<Connector>, request: ProbeRequest| {
             let result = if request.headers.contains_key(AUTHORIZATION) {
                 auth
             } else {
@@ -150,14 +151,15 @@ fn registries_are_asked_by_token_exchange() {
         ),
     ] {
         let loaded = load(&spec(class, auth), "");
-        let send = async |_: &Connector, request: ProbeRequest| {
+        let send = async |_: &Arc<Connector>, request: ProbeRequest| {
             Ok(answer(if request.url.path().ends_with("/current") {
                 probe
             } else {
                 200
             }))
         };
-        let oci_auth = async |_: &Connector| exchange.map_err(|message: &str| message.to_owned());
+        let oci_auth =
+            async |_: &Arc<Connector>| exchange.map_err(|message: &str| message.to_owned());
         let found = conditions(&loaded, send, oci_auth);
         assert_eq!(found[2], expected, "{class} {probe} {exchange:?}");
         if auth.is_empty() {
@@ -168,9 +170,10 @@ fn registries_are_asked_by_token_exchange() {
 
 #[test]
 fn redirects_are_followed_on_the_same_origin_only() {
+    let class = "  livenessProbe: {http: {path: /}}";
     let loaded = load(
-        "connectorClassName: npm, address: https://n.example.com",
-        "",
+        "connectorClassName: own, address: https://n.example.com",
+        class,
     );
     let elsewhere = ", a redirect to another origin, which is not followed)";
     for (first, expected, requests) in [
@@ -212,7 +215,7 @@ fn redirects_are_followed_on_the_same_origin_only() {
         ),
     ] {
         let seen = Cell::new(0);
-        let send = async |_: &Connector, request: ProbeRequest| {
+        let send = async |_: &Arc<Connector>, request: ProbeRequest| {
             seen.set(seen.get() + 1);
             Ok(if request.url.path() == "/there" {
                 answer(200)
@@ -220,7 +223,7 @@ fn redirects_are_followed_on_the_same_origin_only() {
                 first.clone()
             })
         };
-        let found = conditions(&loaded, send, async |_: &Connector| Ok(()));
+        let found = conditions(&loaded, send, async |_: &Arc<Connector>| Ok(()));
         assert_eq!(
             (found[1].as_str(), seen.get()),
             (expected.as_str(), requests)
@@ -235,8 +238,8 @@ fn a_disabled_redirect_is_the_answer() {
         "connectorClassName: own, address: https://me.example.com",
         class,
     );
-    let send = async |_: &Connector, _: ProbeRequest| Ok(redirect(302, "/there"));
-    let found = conditions(&loaded, send, async |_: &Connector| Ok(()));
+    let send = async |_: &Arc<Connector>, _: ProbeRequest| Ok(redirect(302, "/there"));
+    let found = conditions(&loaded, send, async |_: &Arc<Connector>| Ok(()));
     assert_eq!(found[1], "LivenessReady=True(: )");
 }
 
@@ -253,7 +256,7 @@ fn many_are_checked_at_once_but_not_all() {
     let running = Cell::new(0);
     let most = Cell::new(0);
     let order = RefCell::new(Vec::new());
-    let send = async |connector: &Connector, _: ProbeRequest| {
+    let send = async |connector: &Arc<Connector>, _: ProbeRequest| {
         running.set(running.get() + 1);
         most.set(running.get().max(most.get()));
         tokio::task::yield_now().await;
@@ -262,7 +265,7 @@ fn many_are_checked_at_once_but_not_all() {
         running.set(running.get() - 1);
         Ok(answer(200))
     };
-    let reports = run(check(&loaded, send, async |_: &Connector| Ok(())));
+    let reports = run(check(&loaded, send, async |_: &Arc<Connector>| Ok(())));
     assert_eq!(most.get(), PROBES_AT_ONCE);
     assert_eq!(order.borrow().len(), 50);
     let names: Vec<String> = reports

@@ -36,5 +36,6 @@ fn load(spec: &str, class: &str) -> Loaded {
 }
 
 fn first(loaded: &Loaded) -> (&Connector, &Origin) {
-    loaded.iter().next().expect("a Connector")
+    let (connector, origin) = loaded.iter().next().expect("a Connector");
+    (connector, origin)
 }
