@@ -136,7 +136,8 @@ impl UpstreamError {
 
 fn certificate(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => {
+        // The latter: signed by a stranger of the same name as somebody who is trusted.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "its issuer is not trusted; name its CA in the Connector's spec.caCertSecretRef".into()
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {

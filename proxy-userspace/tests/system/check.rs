@@ -35,7 +35,7 @@ fn ready_connectors_are_ready() -> Result<()> {
         &testkit::RegistryOptions {
             address: Some(at(5002)?),
             tls: Some(world.certificate(&["tokens.test"])?),
-            auth: tokens.registry_auth("auth.test"),
+            auth: tokens.registry_auth("auth.test:5001"),
         },
     )?;
     let mut documents = support::bearer("api", "https://api.test").to_vec();

@@ -366,28 +366,35 @@ fn bpftool_shows_named_fields() -> Result<()> {
     Ok(())
 }
 
-/// The newest map of a name that this process owns, as bpftool prints it.
+/// A map of this process, as bpftool prints it.
 fn dump(map: &str) -> Result<String> {
     let mut show = Command::new("bpftool");
     show.args(["--json", "map", "show"]);
     let maps: serde_json::Value = serde_json::from_str(&stdout(&output(show)?))?;
-    let ours = u64::from(std::process::id());
+    let ours = own_map_ids()?;
     let id = maps
         .as_array()
         .into_iter()
         .flatten()
         .filter(|entry| entry["name"] == map)
-        .filter(|entry| {
-            entry["pids"]
-                .as_array()
-                .is_some_and(|pids| pids.iter().any(|owner| owner["pid"] == ours))
-        })
         .filter_map(|entry| entry["id"].as_u64())
-        .max()
+        .find(|id| ours.contains(id))
         .with_context(|| format!("no map {map} of this process"))?;
     let mut dump = Command::new("bpftool");
     dump.args(["map", "dump", "id", &id.to_string()]);
     Ok(stdout(&output(dump)?))
+}
+
+/// Maps that this process has open. Other tests come and go meanwhile.
+fn own_map_ids() -> Result<Vec<u64>> {
+    let texts = fs::read_dir("/proc/self/fdinfo")?
+        .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    Ok(texts
+        .filter_map(|text| {
+            let line = text.lines().find(|line| line.starts_with("map_id:"))?;
+            line.split_whitespace().nth(1)?.parse().ok()
+        })
+        .collect())
 }
 
 fn attached(rig: &Rig) -> Result<usize> {

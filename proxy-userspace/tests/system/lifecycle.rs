@@ -196,7 +196,7 @@ fn trust_is_added_to_what_was_trusted_and_only_for_the_command() -> Result<()> {
     let (world, manifest) = world()?;
     let own = world.files.write("own.pem", world.pki.ca_pem()?)?;
     let system = fs::read_to_string("/etc/ssl/certs/ca-certificates.crt")?;
-    let script = "cat /etc/ssl/certs/ca-certificates.crt; echo ==; cat \"$CURL_CA_BUNDLE\"; echo ==; \
+    let script = "cat /etc/ssl/certs/ca-certificates.crt; echo '####'; cat \"$CURL_CA_BUNDLE\"; echo '####'; \
                   echo $SSL_CERT_FILE $GIT_SSL_CAINFO $NODE_EXTRA_CA_CERTS";
     let mut run = world.run(&manifest, &["sh", "-c", script]);
     for name in [
@@ -209,7 +209,7 @@ fn trust_is_added_to_what_was_trusted_and_only_for_the_command() -> Result<()> {
     }
     run.env("CURL_CA_BUNDLE", &own);
     let text = stdout(&ok(run)?);
-    let parts: Vec<_> = text.split("==\n").collect();
+    let parts: Vec<_> = text.split("####\n").collect();
     let count = |text: &str| text.matches("BEGIN CERTIFICATE").count();
     ensure!(
         count(parts[0]) == count(&system) + 1,

@@ -63,7 +63,7 @@ fn push_and_pull_with_tokens() -> Result<()> {
         &RegistryOptions {
             address: Some(at(5000)?),
             tls: Some(world.certificate(&[REGISTRY])?),
-            auth: tokens.registry_auth("auth.test"),
+            auth: tokens.registry_auth("auth.test:5001"),
         },
     )?;
     let manifest = world.manifest(&support::oci("registry", "https://registry.test:5000"))?;
