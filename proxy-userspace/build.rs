@@ -34,7 +34,7 @@ fn main() -> Result<()> {
         .context("OUT_DIR is not below a target folder")?
         .to_path_buf();
     let toolchain = toolchain::find(&target)?;
-    let object = toolchain.object(&target);
+    let object = toolchain::object(&target);
     println!("cargo:rerun-if-changed={}", toolchain.linker.display());
 
     let output = toolchain

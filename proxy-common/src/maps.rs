@@ -37,7 +37,7 @@ pub struct Workload {
     pub policy: u32,
     /// Port of its listener on 127.0.0.1; 0 when there is none.
     pub port_v4: u16,
-    /// Port of its listener on ::1; 0 when there is none.
+    /// Port of its listener on `::1`; 0 when there is none.
     pub port_v6: u16,
 }
 

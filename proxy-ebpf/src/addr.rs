@@ -1,7 +1,7 @@
 //! Addresses as the hooks see them: four words in network order, which the maps hold as
 //! sixteen bytes.
 
-/// ::ffff:0:0/96, third word.
+/// Third word of `::ffff:0:0/96`.
 const MAPPED: u32 = 0xffffu32.to_be();
 
 /// An IPv6 address, or an IPv4 one in its v4-mapped form.

@@ -39,7 +39,7 @@ fn publish(ctx: &SockOpsContext) {
     }
     if FLOWS.insert(flow_key(ctx.ops, &origin), origin, 0).is_err()
         || ctx
-            .set_cb_flags(ctx.cb_flags() as i32 | BPF_SOCK_OPS_STATE_CB_FLAG as i32)
+            .set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG).cast_signed())
             .is_err()
     {
         count!(flows_lost);

@@ -10,6 +10,18 @@
     unsafe_code,
     reason = "kernel helpers and contexts are raw pointers that the verifier checks"
 )]
+#![expect(
+    clippy::inline_always,
+    reason = "the verifier wants one function per program"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "contexts hold 16-bit ports in 32-bit fields"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the program macros hand contexts over by value"
+)]
 
 mod addr;
 mod connect;

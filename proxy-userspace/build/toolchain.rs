@@ -101,11 +101,11 @@ impl Toolchain {
         command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         command
     }
+}
 
-    /// Where `cargo("build", …)` leaves the object.
-    pub(crate) fn object(&self, target_dir: &Path) -> PathBuf {
-        target_dir.join("ebpf").join(TARGET).join("release/postern")
-    }
+/// Where `cargo("build", …)` leaves the object.
+pub(crate) fn object(target_dir: &Path) -> PathBuf {
+    target_dir.join("ebpf").join(TARGET).join("release/postern")
 }
 
 fn find_linker(target_dir: &Path) -> Option<PathBuf> {

@@ -19,7 +19,7 @@ pub const RESOLVE: Duration = Duration::from_secs(5);
 /// How long a resolved name is used without asking again.
 pub const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 /// How long an address that a name resolved to stays redirected after it was last seen.
-pub const ADDRESS_LIFE: Duration = Duration::from_secs(600);
+pub const ADDRESS_LIFE: Duration = Duration::from_mins(10);
 /// Most addresses kept for one name.
 pub const ADDRESSES_PER_NAME: usize = 256;
 /// A client's request head on HTTP/1.1.
@@ -37,19 +37,19 @@ pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 /// Window of an HTTP/2 connection, bytes.
 pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Silence after which an upstream is given up, before its answer starts.
-pub const FIRST_BYTE: Duration = Duration::from_secs(60);
+pub const FIRST_BYTE: Duration = Duration::from_mins(1);
 /// The same for requests with a body, which a registry may take minutes to commit.
-pub const FIRST_BYTE_UPLOAD: Duration = Duration::from_secs(900);
+pub const FIRST_BYTE_UPLOAD: Duration = Duration::from_mins(15);
 /// Idle connections kept per upstream and worker.
 pub const IDLE_PER_UPSTREAM: usize = 64;
 /// How long one may stay idle; below what servers allow.
 pub const IDLE_TIME: Duration = Duration::from_secs(50);
 /// Age from which a connection is not used again.
-pub const CONNECTION_AGE: Duration = Duration::from_secs(600);
+pub const CONNECTION_AGE: Duration = Duration::from_mins(10);
 /// Leaf certificates kept.
 pub const LEAVES: usize = 1_024;
 /// Life of a leaf certificate; it is replaced after half of it.
-pub const LEAF_LIFE: Duration = Duration::from_secs(24 * 3600);
+pub const LEAF_LIFE: Duration = Duration::from_hours(24);
 /// How often Postern tells the kernel that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Age of that sign from which the kernel acts as if Postern were gone.

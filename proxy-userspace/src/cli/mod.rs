@@ -20,7 +20,7 @@ const EXIT_FAILURE: u8 = 125;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to log, to standard error: a level, or a filter such as postern::access=info.
+    /// What to log, to standard error: a level, or a filter such as `postern::access=info`.
     #[arg(long, global = true, env = "POSTERN_LOG", default_value = "warn")]
     log: String,
 }

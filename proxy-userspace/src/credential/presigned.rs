@@ -31,7 +31,6 @@ pub fn is_presigned(uri: &Uri) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test may panic")]
 mod tests {
     use super::*;
 

@@ -24,7 +24,7 @@ pub enum DatapathError {
         /// Release of the running kernel.
         running: String,
         /// What it answered.
-        source: ProgramError,
+        source: Box<ProgramError>,
     },
     /// The kernel refused the object before any program.
     #[error(
@@ -35,7 +35,7 @@ pub enum DatapathError {
         /// Release of the running kernel.
         running: String,
         /// What it answered.
-        source: EbpfError,
+        source: Box<EbpfError>,
     },
     /// The object is not the one this binary was built with.
     #[error("the embedded eBPF object has no usable {name}: rebuild Postern")]
@@ -49,7 +49,7 @@ pub enum DatapathError {
         /// Name of the map.
         name: &'static str,
         /// What the kernel answered.
-        source: MapError,
+        source: Box<MapError>,
     },
     /// The clock cannot be read.
     #[error("cannot read CLOCK_BOOTTIME: {0}")]
@@ -63,7 +63,7 @@ impl DatapathError {
         }
         Self::Load {
             running: running_kernel(),
-            source,
+            source: Box::new(source),
         }
     }
 
@@ -79,12 +79,15 @@ impl DatapathError {
             program,
             since,
             running: running_kernel(),
-            source,
+            source: Box::new(source),
         }
     }
 
     pub(super) fn map(name: &'static str, source: MapError) -> Self {
-        Self::Map { name, source }
+        Self::Map {
+            name,
+            source: Box::new(source),
+        }
     }
 }
 

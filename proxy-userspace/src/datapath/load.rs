@@ -83,7 +83,7 @@ where
     ebpf.take_map(name)
         .ok_or(DatapathError::Object { name })?
         .try_into()
-        .map_err(|source| DatapathError::Map { name, source })
+        .map_err(|source| DatapathError::map(name, source))
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, DatapathError> {

@@ -81,14 +81,14 @@ impl Trust {
     /// Writes the merged files into `dir`.
     pub(super) fn prepare(root_pem: &str, dir: &Path) -> Result<Self> {
         let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-        prepare(root_pem, dir, &system_bundle(), set)
+        prepare(root_pem, dir, system_bundle().as_deref(), set)
     }
 }
 
 fn prepare(
     root_pem: &str,
     dir: &Path,
-    system: &Option<PathBuf>,
+    system: Option<&Path>,
     set: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Trust> {
     let own = dir.join("postern-ca.pem");
@@ -110,13 +110,12 @@ fn prepare(
             Some(file) if file.is_file() => {
                 copies.push((name.into(), merged.copy_of(&file)?.into()));
             }
-            Some(_) => {}
             None if WELL_KNOWN.contains(&name) => {
-                let shown = system.as_ref().unwrap_or(&own);
-                variables.push((name.into(), shown.clone().into()));
+                let shown = system.unwrap_or(&own);
+                variables.push((name.into(), shown.into()));
                 copies.push((name.into(), system_copy.clone().into()));
             }
-            None => {}
+            _ => {}
         }
     }
     for name in ADDING {

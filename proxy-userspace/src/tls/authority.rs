@@ -20,9 +20,9 @@ use rustls_pki_types::CertificateDer;
 use super::TlsError;
 
 /// Life of root and intermediate: longer than any command is expected to run.
-const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+const LIFE: Duration = Duration::from_hours(30 * 24);
 /// Clocks of clients may be behind ours.
-const BACKDATED: Duration = Duration::from_secs(3600);
+const BACKDATED: Duration = Duration::from_hours(1);
 /// Stands in for "no DNS name at all": a constraint without names would allow every name.
 const NO_NAME: &str = "postern.invalid";
 

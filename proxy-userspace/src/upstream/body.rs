@@ -112,10 +112,10 @@ impl HttpBody for RequestBody {
 
 /// An upstream's answer; gives its connection back when it has been read to the end.
 pub(super) fn response(inner: Incoming, mut give_back: Option<GiveBack>) -> Body {
-    if inner.is_end_stream() {
-        if let Some(give_back) = give_back.take() {
-            give_back.done();
-        }
+    if inner.is_end_stream()
+        && let Some(give_back) = give_back.take()
+    {
+        give_back.done();
     }
     ResponseBody { inner, give_back }.boxed_unsync()
 }

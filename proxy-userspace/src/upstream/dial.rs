@@ -59,7 +59,7 @@ async fn connect(resolver: &Resolver, endpoint: &Endpoint) -> Result<TcpStream, 
     let addresses = resolver
         .resolve(&endpoint.address.host)
         .await
-        .map_err(|source| UpstreamError::resolve(endpoint, source))?;
+        .map_err(|source| UpstreamError::resolve(endpoint, &source))?;
     let mut last = None;
     for ip in addresses.iter() {
         let addr = SocketAddr::new(*ip, endpoint.address.port);
@@ -69,7 +69,7 @@ async fn connect(resolver: &Resolver, endpoint: &Endpoint) -> Result<TcpStream, 
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Ok(Err(error)) => last = Some(UpstreamError::connect(endpoint, addr, error)),
+            Ok(Err(error)) => last = Some(UpstreamError::connect(endpoint, addr, &error)),
             Err(_) => last = Some(UpstreamError::connect_timeout(endpoint, addr)),
         }
     }
@@ -104,7 +104,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(io);
-    let failed = |error| UpstreamError::http(endpoint, error);
+    let failed = |error: hyper::Error| UpstreamError::http(endpoint, &error);
     match version {
         HttpVersion::Http1 => {
             let (sender, connection) = http1::Builder::new()

@@ -30,7 +30,7 @@ pub enum Kind {
 }
 
 impl UpstreamError {
-    pub(super) fn resolve(endpoint: &Endpoint, source: io::Error) -> Self {
+    pub(super) fn resolve(endpoint: &Endpoint, source: &io::Error) -> Self {
         let host = &endpoint.address.host;
         Self {
             kind: Kind::Resolve,
@@ -49,7 +49,7 @@ impl UpstreamError {
         }
     }
 
-    pub(super) fn connect(endpoint: &Endpoint, addr: SocketAddr, source: io::Error) -> Self {
+    pub(super) fn connect(endpoint: &Endpoint, addr: SocketAddr, source: &io::Error) -> Self {
         Self {
             kind: Kind::Connect,
             message: format!(
@@ -110,7 +110,7 @@ impl UpstreamError {
         }
     }
 
-    pub(super) fn http(endpoint: &Endpoint, source: hyper::Error) -> Self {
+    pub(super) fn http(endpoint: &Endpoint, source: &hyper::Error) -> Self {
         let cause = source.source().map(|cause| format!(": {cause}"));
         Self {
             kind: Kind::Http,

@@ -96,7 +96,7 @@ impl Upstream {
         if let Some(version) = self.pool.known_version(endpoint) {
             return Ok(version);
         }
-        let dialled = dial::dial(&self.resolver, endpoint, None).await?;
+        let dialled = Box::pin(dial::dial(&self.resolver, endpoint, None)).await?;
         let version = dialled.version();
         self.pool.learn_version(endpoint, version);
         let key = PoolKey::new(endpoint, version);
@@ -147,7 +147,12 @@ impl Upstream {
         loop {
             let (mut sender, since, reused) = match self.pool.take_http1(&key) {
                 Some((sender, since)) => (sender, since, true),
-                None => match dial::dial(&self.resolver, endpoint, Some(HttpVersion::Http1)).await?
+                None => match Box::pin(dial::dial(
+                    &self.resolver,
+                    endpoint,
+                    Some(HttpVersion::Http1),
+                ))
+                .await?
                 {
                     Dialled::Http1(sender) => (sender, Instant::now(), false),
                     Dialled::Http2(_) => return Err(UpstreamError::version(endpoint, "http/1.1")),
@@ -165,7 +170,7 @@ impl Upstream {
                 }
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) if reused => request = unsent,
-                    _ => return Err(UpstreamError::http(endpoint, failed.into_error())),
+                    _ => return Err(UpstreamError::http(endpoint, &failed.into_error())),
                 },
             }
         }
@@ -183,7 +188,13 @@ impl Upstream {
             let (mut sender, reused) = self
                 .pool
                 .http2(&key, || async {
-                    match dial::dial(&self.resolver, endpoint, Some(HttpVersion::Http2)).await? {
+                    match Box::pin(dial::dial(
+                        &self.resolver,
+                        endpoint,
+                        Some(HttpVersion::Http2),
+                    ))
+                    .await?
+                    {
                         Dialled::Http2(sender) => Ok(sender),
                         Dialled::Http1(_) => Err(UpstreamError::version(endpoint, "h2")),
                     }
@@ -197,7 +208,7 @@ impl Upstream {
                         self.pool.drop_http2(&key);
                         request = unsent;
                     }
-                    _ => return Err(UpstreamError::http(endpoint, failed.into_error())),
+                    _ => return Err(UpstreamError::http(endpoint, &failed.into_error())),
                 },
             }
         }

@@ -58,8 +58,8 @@ struct Idle {
     sender: Http1,
     /// When the connection was made.
     since: Instant,
-    /// When it became idle.
-    idle: Instant,
+    /// When its last answer was complete.
+    unused: Instant,
 }
 
 type Shared = tokio::sync::Mutex<Option<(Http2, Instant)>>;
@@ -85,7 +85,7 @@ impl Pool {
             connections.push(Idle {
                 sender,
                 since,
-                idle: Instant::now(),
+                unused: Instant::now(),
             });
         }
     }
@@ -137,7 +137,7 @@ impl Pool {
 impl Idle {
     fn is_good(&self) -> bool {
         !self.sender.is_closed()
-            && self.idle.elapsed() < limits::IDLE_TIME
+            && self.unused.elapsed() < limits::IDLE_TIME
             && self.since.elapsed() < limits::CONNECTION_AGE
     }
 }

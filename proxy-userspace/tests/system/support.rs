@@ -160,12 +160,12 @@ pub(crate) fn connector(name: &str, class: &str, address: &str, auth: &str) -> S
 }
 
 pub(crate) fn secret(name: &str, kind: &str, values: &[(&str, &str)]) -> String {
-    let mut text =
-        format!("apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\ntype: {kind}\ndata:\n");
-    for (key, value) in values {
-        text.push_str(&format!("  {key}: {}\n", testkit::base64::encode(value)));
-    }
-    text
+    let data: Vec<_> = values
+        .iter()
+        .map(|(key, value)| format!("  {key}: {}\n", testkit::base64::encode(value)))
+        .collect();
+    let data = data.concat();
+    format!("apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\ntype: {kind}\ndata:\n{data}")
 }
 
 /// A Connector of a Basic class with the usual account.

@@ -132,7 +132,6 @@ fn json_answer(status: StatusCode, body: Bytes) -> Response<Bytes> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test may panic")]
 mod tests {
     use serde_json::Value;
 

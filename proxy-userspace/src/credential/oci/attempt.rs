@@ -145,7 +145,6 @@ fn without_mount(uri: &Uri) -> Option<Uri> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test may panic")]
 mod tests {
     use super::*;
 

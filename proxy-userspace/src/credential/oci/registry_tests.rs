@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
-
 use super::*;
 
 fn route(method: &str, uri: &str) -> Route {

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
-
 use super::super::fake::{
     Call, Fake, Hand, SECRET, answer, basic_credential, granted, identity_credential,
 };

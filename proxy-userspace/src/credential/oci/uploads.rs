@@ -76,7 +76,6 @@ fn is_opaque(session: &Uri) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test may panic")]
 mod tests {
     use http::HeaderValue;
 
