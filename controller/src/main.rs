@@ -1,2 +1,22 @@
-//! Skeleton.
-fn main() {}
+//! `postern-controller`: the cluster side of Postern.
+//!
+//! It has its command line so far, and says so when it is started: reconciling Connectors and
+//! distributing credentials to nodes is not built yet. `postern run` does not need it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Reconciles Connectors and distributes credentials to the nodes.
+#[derive(Parser)]
+#[command(name = "postern-controller", version)]
+struct Cli {}
+
+fn main() -> ExitCode {
+    let Cli {} = Cli::parse();
+    eprintln!(
+        "postern-controller: this version has no cluster mode yet; use `postern run` with the \
+         same manifests"
+    );
+    ExitCode::FAILURE
+}

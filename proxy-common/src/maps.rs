@@ -132,7 +132,8 @@ pub struct FlowKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// `CLOCK_BOOTTIME` in nanoseconds when the agent was last known to be alive.
+    /// `CLOCK_MONOTONIC` in nanoseconds when the agent was last known to be alive; that clock
+    /// stands still while the machine sleeps, as the agent does.
     pub heartbeat_ns: u64,
     /// Age of the heartbeat from which the agent counts as gone, in nanoseconds.
     pub grace_ns: u64,

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::bpf_sock_addr,
     helpers::generated::{
-        bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_boot_ns, bpf_set_retval,
+        bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_boot_ns, bpf_ktime_get_ns, bpf_set_retval,
     },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
@@ -231,7 +231,7 @@ fn credential_state(connector: u32) -> State {
 #[inline(always)]
 fn is_stale(config: &Config) -> bool {
     // SAFETY: takes no argument.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let now = unsafe { bpf_ktime_get_ns() };
     now.saturating_sub(config.heartbeat_ns) > config.grace_ns
 }
 

@@ -59,7 +59,7 @@ impl Fetcher<'_> {
             tls: (address.scheme == Scheme::Https).then(|| self.trust.clone()),
             address,
         };
-        if let Ok(host) = upstream::authority(&endpoint.address).parse() {
+        if let Ok(host) = endpoint.address.authority().parse() {
             request.headers_mut().insert(HOST, host);
         }
         self.upstream

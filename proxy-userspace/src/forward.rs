@@ -3,7 +3,7 @@
 //! `CONNECT` to a Connector's host is intercepted like a redirected connection; to any other
 //! host it is a tunnel. Absolute-form requests go through the same pipeline.
 
-use std::{convert::Infallible, io, sync::Arc};
+use std::{convert::Infallible, future::Future, io, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{
@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 
@@ -70,16 +70,15 @@ impl ForwardProxy {
             };
             Counters::add(&self.worker.proxy.counters.accepted, 1);
             let proxy = Arc::clone(&self);
-            tokio::spawn(async move {
-                proxy.connection(stream).await;
-                drop(permit);
-            });
+            tokio::spawn(proxy.connection(stream, Arc::new(permit)));
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream) {
-        let service = service_fn(move |request| {
+    async fn connection(self: Arc<Self>, stream: TcpStream, permit: Arc<OwnedSemaphorePermit>) {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             let proxy = Arc::clone(&self);
+            // A tunnel outlives the connection's life as HTTP, and counts as well.
+            request.extensions_mut().insert(Arc::clone(&permit));
             async move { Ok::<_, Infallible>(proxy.request(request).await) }
         });
         let served = http1::Builder::new()
@@ -203,14 +202,20 @@ impl ForwardProxy {
         port: u16,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
+        let permit = request
+            .extensions_mut()
+            .remove::<Arc<OwnedSemaphorePermit>>();
         let upgrade = hyper::upgrade::on(&mut request);
         let routes = self.worker.proxy.routes.load();
         if let Some(site) = routes.site(Scheme::Https, &host, port) {
-            tokio::spawn(self.intercept(site, upgrade, Scheme::Https));
+            tokio::spawn(counted(
+                permit,
+                self.intercept(site, upgrade, Scheme::Https),
+            ));
             return Response::new(upstream::empty());
         }
         if let Some(site) = routes.site(Scheme::Http, &host, port) {
-            tokio::spawn(self.intercept(site, upgrade, Scheme::Http));
+            tokio::spawn(counted(permit, self.intercept(site, upgrade, Scheme::Http)));
             return Response::new(upstream::empty());
         }
         drop(routes);
@@ -228,7 +233,7 @@ impl ForwardProxy {
             }
         };
         Counters::add(&self.worker.proxy.counters.spliced, 1);
-        tokio::spawn(tunnel(upgrade, server));
+        tokio::spawn(counted(permit, tunnel(upgrade, server)));
         Response::new(upstream::empty())
     }
 
@@ -248,6 +253,11 @@ impl ForwardProxy {
             }
         }
     }
+}
+
+/// Holds a permit while a task runs.
+async fn counted(_permit: Option<Arc<OwnedSemaphorePermit>>, task: impl Future<Output = ()>) {
+    task.await;
 }
 
 async fn tunnel(upgrade: OnUpgrade, mut server: TcpStream) {

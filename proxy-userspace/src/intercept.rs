@@ -66,7 +66,7 @@ pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
             }
         }
         Protocol::H2c => {
-            if let Some(site) = routes.site_of(Scheme::Http, ConnectorId(connector)) {
+            if let Some(site) = routes.site_of(Scheme::Http, ConnectorId(connector), port) {
                 return plain(worker, workload, site, HttpVersion::Http2, stream).await;
             }
         }
@@ -92,7 +92,7 @@ where
         let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io).await?;
         let hello = start.client_hello();
         let name = hello.server_name().map(detect::normal_host);
-        if name.is_some_and(|name| name != site.host) {
+        if name.as_ref().is_some_and(|name| *name != site.host) {
             return Err(io::Error::other(
                 "the server name is not the host of the tunnel",
             ));
@@ -106,7 +106,7 @@ where
         let config = worker
             .proxy
             .interceptor
-            .config(&site.host, alpn)
+            .config(&site.host, name.is_some(), alpn)
             .map_err(io::Error::other)?;
         Ok((start.into_stream(config).await?, version))
     };

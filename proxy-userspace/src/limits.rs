@@ -20,10 +20,12 @@ pub const RESOLVE: Duration = Duration::from_secs(5);
 pub const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 /// How long an address that a name resolved to stays redirected after it was last seen.
 pub const ADDRESS_LIFE: Duration = Duration::from_mins(10);
+/// Most names whose addresses are remembered.
+pub const NAMES: usize = 4_096;
 /// Most addresses kept for one name.
 pub const ADDRESSES_PER_NAME: usize = 256;
-/// A client's request head on HTTP/1.1.
-pub const REQUEST_HEAD: Duration = Duration::from_secs(30);
+/// A client's request head on HTTP/1.1, the pause since its last request included.
+pub const REQUEST_HEAD: Duration = Duration::from_secs(75);
 /// Size of a head on HTTP/1.1; registries answer with large ones.
 pub const HEAD_BYTES: usize = 128 * 1024;
 /// Header fields in a head.
@@ -36,10 +38,17 @@ pub const H2_STREAMS: u32 = 128;
 pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 /// Window of an HTTP/2 connection, bytes.
 pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// Silence after which an upstream is given up, before its answer starts.
-pub const FIRST_BYTE: Duration = Duration::from_mins(1);
+/// Silence after which an upstream is given up, before its answer starts; long enough for
+/// APIs that hold a request until there is news.
+pub const FIRST_BYTE: Duration = Duration::from_mins(5);
 /// The same for requests with a body, which a registry may take minutes to commit.
 pub const FIRST_BYTE_UPLOAD: Duration = Duration::from_mins(15);
+/// Silence on an HTTP/2 connection to an upstream after which it is asked for a sign of life.
+pub const H2_PING: Duration = Duration::from_secs(20);
+/// How long it may take to give one.
+pub const H2_PONG: Duration = Duration::from_secs(10);
+/// Upstreams for which a worker keeps connections before it looks for ones to forget.
+pub const POOLED_UPSTREAMS: usize = 256;
 /// Idle connections kept per upstream and worker.
 pub const IDLE_PER_UPSTREAM: usize = 64;
 /// How long one may stay idle; below what servers allow.
@@ -56,3 +65,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const GRACE: Duration = Duration::from_secs(5);
 /// Rest after a failed `accept()`, which would otherwise spin while descriptors are short.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What is read and thrown away of a request's body after it was refused, so that the client
+/// reads the reason instead of a reset.
+pub const DRAIN_BYTES: usize = 16 * 1024 * 1024;
+/// How long that may take.
+pub const DRAIN_TIME: Duration = Duration::from_secs(2);

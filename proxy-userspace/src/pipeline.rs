@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE},
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, WWW_AUTHENTICATE},
     request::Parts,
     uri::{PathAndQuery, Scheme as UriScheme},
 };
 use http_body::Body as _;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use crate::{
     credential::{
@@ -21,6 +23,7 @@ use crate::{
     },
     fetch::Fetcher,
     gate::{self, Refusal, Site, Target},
+    limits,
     state::{ClientAuthorization, Protocol, Scheme},
     telemetry::Counters,
     upstream::{self, Body, Endpoint, HttpVersion, UpstreamError},
@@ -47,15 +50,28 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
     // The query may hold what is nobody's business.
     let path = head.uri.path().to_owned();
     let target = caller.site.target(&path).cloned();
-    let body = upstream::incoming(body);
+    // A client that waits to be told to go on has sent nothing yet.
+    let waits = head.headers.contains_key(EXPECT);
+    let mut body = Some(upstream::incoming(body));
 
-    let outcome = forward(caller, target.as_deref(), head, body).await;
-    let (response, verdict) = match outcome {
+    let outcome = forward(caller, target.as_deref(), head, &mut body).await;
+    let (mut response, verdict) = match outcome {
         Ok((response, verdict)) => (response, verdict),
         Err(stop) => (
             stop.into_response(caller, target.as_deref()),
             Verdict::Refused,
         ),
+    };
+    if let Some(unread) = body.filter(|body| !body.is_end_stream()) {
+        if !waits {
+            drain(unread).await;
+        }
+        close_after(&mut response);
+    }
+    // An upstream's HTTP/1.0 is none of the client's business.
+    *response.version_mut() = match caller.version {
+        HttpVersion::Http1 => Version::HTTP_11,
+        HttpVersion::Http2 => Version::HTTP_2,
     };
     verdict.count(&caller.worker.proxy.counters);
     tracing::info!(
@@ -76,7 +92,7 @@ async fn forward(
     caller: &Caller,
     target: Option<&Target>,
     mut head: Parts,
-    body: Body,
+    body: &mut Option<Body>,
 ) -> Result<(Response<Body>, Verdict), Stop> {
     let site = &caller.site;
 
@@ -123,7 +139,7 @@ async fn registry_request(
     target: &Target,
     registry: &RegistryAuth,
     mut head: Parts,
-    body: Body,
+    body: &mut Option<Body>,
 ) -> Result<(Response<Body>, Verdict), Stop> {
     let fetch = Fetcher::new(&caller.worker.upstream, target);
     let mut attempt = Attempt::new(head.method.clone(), head.uri.clone());
@@ -132,7 +148,6 @@ async fn registry_request(
         return Ok((answer::ping().map(upstream::full), Verdict::Answered));
     }
     // Only a request without a body can be sent again.
-    let mut body = Some(body);
     let repeatable = body.as_ref().is_some_and(Body::is_end_stream);
     loop {
         let authorization = registry.authorize(&fetch, &mut attempt).await?;
@@ -146,7 +161,6 @@ async fn registry_request(
             head.headers.insert(AUTHORIZATION, value);
         }
         head.uri = attempt.uri().clone();
-        let body = body.take().unwrap_or_else(upstream::empty);
         let response = exchange(caller, &target.endpoint, head.clone(), body).await?;
 
         let status = response.status();
@@ -194,8 +208,9 @@ async fn exchange(
     caller: &Caller,
     endpoint: &Endpoint,
     head: Parts,
-    body: Body,
+    body: &mut Option<Body>,
 ) -> Result<Response<Body>, UpstreamError> {
+    let body = body.take().unwrap_or_else(upstream::empty);
     let request = Request::from_parts(head, body);
     caller
         .worker
@@ -214,12 +229,35 @@ fn finish(mut response: Response<Body>) -> Response<Body> {
         response.headers_mut().remove(WWW_AUTHENTICATE);
     }
     // The rest of the request is still on its way, and nobody will read it.
-    if unread.is_some() && response.version() < http::Version::HTTP_2 {
+    if unread.is_some() {
+        close_after(&mut response);
+    }
+    response
+}
+
+/// Has the connection closed after an answer. HTTP/2 ends the stream by itself.
+fn close_after(response: &mut Response<Body>) {
+    if response.version() < Version::HTTP_2 {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+}
+
+/// Throws away what a client is still sending, within bounds: closing a connection with
+/// unread bytes resets it, and the client would never see the answer.
+async fn drain(mut body: Body) {
+    let read = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > limits::DRAIN_BYTES {
+                return;
+            }
+        }
+    };
+    // What did not come in time is not waited for.
+    let _ = timeout(limits::DRAIN_TIME, read).await;
 }
 
 enum Own {
@@ -258,7 +296,7 @@ fn absolute(site: &Site, uri: &Uri) -> Result<Uri, Refusal> {
         Scheme::Http => UriScheme::HTTP,
         Scheme::Https => UriScheme::HTTPS,
     });
-    let authority = upstream::authority(&site.endpoint().address);
+    let authority = site.endpoint().address.authority();
     parts.authority = authority.parse().ok();
     if parts.path_and_query.is_none() {
         parts.path_and_query = Some(PathAndQuery::from_static("/"));
@@ -277,7 +315,7 @@ fn rejected(target: &Target) -> Refusal {
         format!(
             "{} does not accept the credential of connector {}; whoever owns the Connector has \
              to update its Secret",
-            upstream::authority(&target.endpoint.address),
+            target.endpoint.address.authority(),
             target.connector
         ),
     )

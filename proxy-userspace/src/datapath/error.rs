@@ -52,7 +52,7 @@ pub enum DatapathError {
         source: Box<MapError>,
     },
     /// The clock cannot be read.
-    #[error("cannot read CLOCK_BOOTTIME: {0}")]
+    #[error("cannot read CLOCK_MONOTONIC: {0}")]
     Clock(#[source] Errno),
 }
 

@@ -42,7 +42,7 @@ impl Datapath {
     pub fn load(levels: &[u8], grace_ns: u64) -> Result<(Self, FlowTable), DatapathError> {
         let mut ebpf = load::object()?;
         let mut settings = Config {
-            heartbeat_ns: boot_time_ns()?,
+            heartbeat_ns: monotonic_ns()?,
             grace_ns,
             abi: proxy_common::maps::ABI,
             pad: 0,
@@ -116,7 +116,7 @@ impl Datapath {
 
     /// The sign of life without which the kernel stops redirecting.
     pub fn heartbeat(&mut self) -> Result<(), DatapathError> {
-        self.settings.heartbeat_ns = boot_time_ns()?;
+        self.settings.heartbeat_ns = monotonic_ns()?;
         self.write_config()
     }
 
@@ -149,9 +149,9 @@ pub fn ip_address(addr: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(addr).to_canonical()
 }
 
-/// `CLOCK_BOOTTIME`, which goes on while the machine sleeps.
-fn boot_time_ns() -> Result<u64, DatapathError> {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(DatapathError::Clock)?;
+/// The clock of the heartbeat.
+fn monotonic_ns() -> Result<u64, DatapathError> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(DatapathError::Clock)?;
     let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();
     let nanos = u64::try_from(now.tv_nsec()).unwrap_or_default();
     Ok(seconds * 1_000_000_000 + nanos)

@@ -4,8 +4,8 @@
 use http::{
     HeaderMap, HeaderName, Method, StatusCode, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-        TRANSFER_ENCODING, UPGRADE,
+        ALT_SVC, CONNECTION, CONTENT_LENGTH, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
     request::Parts,
 };
@@ -28,13 +28,21 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// Refuses heads that an upstream might read differently than Postern does.
+///
+/// Conflicting lengths never get here: hyper refuses differing Content-Lengths and drops one
+/// beside Transfer-Encoding, and what is sent on is framed anew.
 pub fn check_head(site: &Site, head: &Parts) -> Result<(), Refusal> {
     let bad = |reason| Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
     if head.method == Method::TRACE {
-        // The answer would show the injected credential.
         return Err(Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "TRACE would echo the injected credential and is not forwarded",
+        ));
+    }
+    if head.method == Method::CONNECT {
+        return Err(Refusal::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "CONNECT is for proxies, and this connection was made for the server itself",
         ));
     }
     if head.headers.contains_key(TRANSFER_ENCODING) {
@@ -48,12 +56,6 @@ pub fn check_head(site: &Site, head: &Parts) -> Result<(), Refusal> {
         if !chunked || codings.next().is_some() {
             return bad("Transfer-Encoding may be nothing but \"chunked\"");
         }
-        if head.headers.contains_key(CONTENT_LENGTH) {
-            return bad("the request has both Content-Length and Transfer-Encoding");
-        }
-    }
-    if head.headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
-        return bad("the request has more than one Content-Length");
     }
     if site.has_prefixes() && has_dot_segment(head.uri.path()) {
         return bad(
@@ -81,6 +83,8 @@ pub fn strip_request(headers: &mut HeaderMap) {
 /// Takes from an answer what is not for the client.
 pub fn strip_response(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
+    // It would lead the client to HTTP/3, where no credential is injected (RFC 7838).
+    headers.remove(ALT_SVC);
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {

@@ -13,7 +13,6 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Routes {
     sites: HashMap<(String, u16), Arc<Site>>,
-    by_connector: HashMap<ConnectorId, Arc<Site>>,
 }
 
 /// One authority: a host and a port with the Connectors on it.
@@ -65,18 +64,12 @@ impl Routes {
             .into_iter()
             .filter_map(|(key, targets)| Some((key, Arc::new(Site::new(targets)?))))
             .collect();
-        let by_connector = sites
-            .values()
-            .flat_map(|site| {
-                site.targets
-                    .iter()
-                    .map(|target| (target.connector.id, Arc::clone(site)))
-            })
-            .collect();
-        Ok(Self {
-            sites,
-            by_connector,
-        })
+        Ok(Self { sites })
+    }
+
+    /// Every host that a Connector claims.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.sites.keys().map(|(host, _)| host.as_str())
     }
 
     /// The site that a client means by a host and a port.
@@ -87,12 +80,19 @@ impl Routes {
             .map(Arc::clone)
     }
 
-    /// A site of a Connector, for protocols that do not name their host in time.
-    pub fn site_of(&self, scheme: Scheme, connector: ConnectorId) -> Option<Arc<Site>> {
-        self.by_connector
-            .get(&connector)
-            .filter(|site| site.scheme == scheme)
-            .map(Arc::clone)
+    /// The site of a Connector at a port, for protocols that do not name their host in time;
+    /// `None` when there are several.
+    pub fn site_of(&self, scheme: Scheme, connector: ConnectorId, port: u16) -> Option<Arc<Site>> {
+        let mut fitting = self.sites.values().filter(|site| {
+            site.scheme == scheme
+                && site.port == port
+                && site
+                    .targets
+                    .iter()
+                    .any(|target| target.connector.id == connector)
+        });
+        let only = fitting.next()?;
+        fitting.next().is_none().then(|| Arc::clone(only))
     }
 }
 

@@ -4,7 +4,8 @@ use std::{
     collections::HashMap,
     env,
     ffi::OsString,
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -179,6 +180,10 @@ fn system_bundle() -> Option<PathBuf> {
         .find(|bundle| bundle.is_file())
 }
 
+/// Writes a file that everybody may read, whatever the umask: it stands for one that
+/// everybody may read.
 fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    fs::write(path, text)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o644)))
+        .with_context(|| format!("cannot write {}", path.display()))
 }

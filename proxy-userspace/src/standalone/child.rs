@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal},
+    fs::{self, File},
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{ExitCode, ExitStatus},
@@ -104,13 +104,30 @@ fn exit_code(status: ExitStatus) -> ExitCode {
 /// many programs.
 fn reached_it_already(signal: Signal) -> bool {
     let from_terminal = matches!(signal, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH);
-    let stdin = io::stdin();
-    from_terminal && stdin.is_terminal() && tcgetpgrp(&stdin) == Ok(getpgrp())
+    // The controlling terminal, wherever the standard streams lead.
+    from_terminal
+        && File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(&terminal) == Ok(getpgrp()))
+}
+
+/// The signals that this process ignores, one bit each (proc(5), `SigIgn`).
+fn ignored_signals() -> u64 {
+    fs::read_to_string("/proc/self/status")
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default()
 }
 
 fn signals() -> Result<mpsc::UnboundedReceiver<Signal>> {
     let (sender, receiver) = mpsc::unbounded_channel();
+    let ignored = ignored_signals();
     for passed in PASSED_ON {
+        // What nohup(1) or a shell in the background had ignored stays ignored, by the command
+        // as well: a handler of ours would be reset to the default on its exec.
+        if ignored & (1 << (passed as i32 - 1)) != 0 {
+            continue;
+        }
         let mut stream = signal(SignalKind::from_raw(passed as i32))
             .with_context(|| format!("cannot handle {passed}"))?;
         let sender = sender.clone();

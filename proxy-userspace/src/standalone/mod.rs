@@ -4,6 +4,7 @@ mod bundle;
 mod child;
 mod destinations;
 mod enter;
+mod environment;
 mod rundir;
 
 pub use bundle::Bind;
@@ -66,7 +67,10 @@ pub fn run(options: Options) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(start(options))
+    let code = runtime.block_on(start(options));
+    // A resolver that hangs must not keep Postern from ending.
+    runtime.shutdown_background();
+    code
 }
 
 async fn start(options: Options) -> Result<ExitCode> {
@@ -140,7 +144,10 @@ async fn transparent(
         };
         datapath.set_credential(connector.id.0, binding)?;
     }
-    update_destinations(connectors, &proxy.resolver, &mut datapath).await?;
+    let wanted = destinations::resolve(POLICY, connectors, &proxy.resolver).await?;
+    datapath.set_destinations(&wanted)?;
+    // Resolving may have taken longer than the kernel waits.
+    datapath.heartbeat()?;
     datapath.enrol(
         cgroup.id(),
         proxy_common::maps::Workload {
@@ -159,12 +166,9 @@ async fn transparent(
         Arc::clone(&proxy.counters),
         move |inbound| workers.deliver(inbound),
     );
-    let mut child = Child::spawn(
-        command,
-        Some(cgroup.path()),
-        &trust.overlays,
-        &trust.variables,
-    )?;
+    let mut variables = trust.variables;
+    variables.extend(environment::for_transparent(&proxy.routes.load()));
+    let mut child = Child::spawn(command, Some(cgroup.path()), &trust.overlays, &variables)?;
     let code = tokio::select! {
         code = child.wait() => code,
         result = accept => Err(ended("the listener", result)),
@@ -193,24 +197,17 @@ async fn keep_up(
                 tokio::pin!(resolved);
                 let wanted = loop {
                     tokio::select! {
-                        wanted = &mut resolved => break wanted?,
+                        wanted = &mut resolved => break wanted,
                         _ = heartbeat.tick() => datapath.heartbeat()?,
                     }
                 };
-                datapath.set_destinations(&wanted)?;
+                match wanted {
+                    Ok(wanted) => datapath.set_destinations(&wanted)?,
+                    Err(error) => tracing::warn!("addresses are left as they were: {error:#}"),
+                }
             }
         }
     }
-}
-
-async fn update_destinations(
-    connectors: &[Arc<Connector>],
-    resolver: &Resolver,
-    datapath: &mut Datapath,
-) -> Result<()> {
-    let wanted = destinations::resolve(POLICY, connectors, resolver).await?;
-    datapath.set_destinations(&wanted)?;
-    Ok(())
 }
 
 async fn forward(
@@ -230,6 +227,7 @@ async fn forward(
         .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
     let password: SecretString = BASE64_URL_SAFE_NO_PAD.encode(random).into();
     let mut variables = trust.copies;
+    variables.extend(environment::for_forward(&proxy.routes.load()));
     let url = format!(
         "http://postern:{}@127.0.0.1:{port}",
         password.expose_secret()

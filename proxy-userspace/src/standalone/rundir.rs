@@ -1,13 +1,13 @@
 //! What a run leaves on the machine while it lives, and the removal of what dead runs left.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::workload::Cgroup;
@@ -27,20 +27,25 @@ pub(super) struct RunDir {
 impl RunDir {
     /// Removes what dead runs left behind and makes a directory for this one.
     pub(super) fn create() -> Result<Self> {
-        let base = base();
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&base)
-            .with_context(|| format!("cannot make {}", base.display()))?;
+        let base = base()?;
+        // One at a time: a directory that is not locked yet looks like a dead run's.
+        let _turn = lock(&base, FlockArg::LockExclusive)
+            .with_context(|| format!("cannot lock {}", base.display()))?;
         remove_dead(&base);
-        let name = format!("{PREFIX}{}", std::process::id());
-        let path = base.join(&name);
-        fs::DirBuilder::new()
-            .mode(0o755)
-            .create(&path)
-            .with_context(|| format!("cannot make {}", path.display()))?;
-        let lock = lock(&path).with_context(|| format!("cannot lock {}", path.display()))?;
+        // The number of a process is unique in its namespace only.
+        let (path, name) = (0..100)
+            .find_map(|n| {
+                let name = match n {
+                    0 => format!("{PREFIX}{}", std::process::id()),
+                    n => format!("{PREFIX}{}-{n}", std::process::id()),
+                };
+                let path = base.join(&name);
+                (!path.exists()).then_some((path, name))
+            })
+            .with_context(|| format!("no free name in {}", base.display()))?;
+        make(&path)?;
+        let lock = lock(&path, FlockArg::LockExclusiveNonblock)
+            .with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(Self {
             path,
             name,
@@ -53,7 +58,7 @@ impl RunDir {
     }
 
     pub(super) fn cgroup_name(&self) -> String {
-        format!("postern-{}", self.name)
+        cgroup_name(&self.name)
     }
 
     /// Writes down which cgroup has to go with this directory.
@@ -73,48 +78,86 @@ impl Drop for RunDir {
 }
 
 /// `/run/postern` for root; else a directory that belongs to the user.
-fn base() -> PathBuf {
+fn base() -> Result<PathBuf> {
     let uid = nix::unistd::geteuid();
-    if uid.is_root() {
-        return PathBuf::from("/run/postern");
+    let base = if uid.is_root() {
+        PathBuf::from("/run/postern")
+    } else {
+        std::env::var_os("XDG_RUNTIME_DIR")
+            .map(PathBuf::from)
+            .filter(|dir| dir.is_absolute())
+            .map_or_else(
+                || std::env::temp_dir().join(format!("postern-{uid}")),
+                |dir| dir.join("postern"),
+            )
+    };
+    if fs::symlink_metadata(&base).is_err() {
+        make(&base)?;
     }
-    std::env::var_os("XDG_RUNTIME_DIR")
-        .map(PathBuf::from)
-        .filter(|dir| dir.is_absolute())
-        .map_or_else(
-            || std::env::temp_dir().join(format!("postern-{uid}")),
-            |dir| dir.join("postern"),
-        )
+    // Somebody else may have been first in a directory that everybody may write to; what lies
+    // there decides whom the command trusts and which processes are killed.
+    let found = fs::symlink_metadata(&base)
+        .with_context(|| format!("cannot look at {}", base.display()))?;
+    if !found.is_dir() || found.uid() != uid.as_raw() || found.mode() & 0o022 != 0 {
+        bail!(
+            "{} is not a directory that only this user can write to; remove it, or set \
+             XDG_RUNTIME_DIR to one",
+            base.display()
+        );
+    }
+    Ok(base)
 }
 
-fn lock(dir: &Path) -> io::Result<Flock<File>> {
+/// A directory that others may read, whatever the umask: the command may run as another user.
+fn make(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .mode(0o755)
+        .create(path)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))
+        .with_context(|| format!("cannot make {}", path.display()))
+}
+
+fn lock(dir: &Path, how: FlockArg) -> io::Result<Flock<File>> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
         .open(dir.join(LOCK))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+    Flock::lock(file, how).map_err(|(_, errno)| errno.into())
+}
+
+fn cgroup_name(run: &str) -> String {
+    format!("postern-{run}")
 }
 
 fn remove_dead(base: &Path) {
     let runs = fs::read_dir(base).into_iter().flatten().flatten();
     for run in runs {
-        if !run.file_name().to_string_lossy().starts_with(PREFIX) {
+        let name = run.file_name().to_string_lossy().into_owned();
+        if !name.starts_with(PREFIX) {
             continue;
         }
         let path = run.path();
         // Locked: its owner lives.
-        let Ok(_lock) = lock(&path) else { continue };
-        if let Err(error) = remove_run(&path) {
+        let Ok(_lock) = lock(&path, FlockArg::LockExclusiveNonblock) else {
+            continue;
+        };
+        if let Err(error) = remove_run(&path, &name) {
             tracing::warn!("cannot clean up after a dead run: {error:#}");
         }
     }
 }
 
-fn remove_run(path: &Path) -> Result<()> {
+fn remove_run(path: &Path, name: &str) -> Result<()> {
     match fs::read_to_string(path.join(CGROUP)) {
-        Ok(cgroup) => Cgroup::remove(Path::new(&cgroup))?,
+        Ok(cgroup) => {
+            let cgroup = Path::new(&cgroup);
+            if cgroup.file_name() != Some(cgroup_name(name).as_ref()) {
+                bail!("{} is not the cgroup of {name}", cgroup.display());
+            }
+            Cgroup::remove(cgroup)?;
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).context("cannot read which cgroup it had"),
     }

@@ -1,6 +1,6 @@
 //! TLS towards clients.
 
-use std::{error::Error, net::IpAddr, sync::Arc};
+use std::{error::Error, sync::Arc};
 
 use rustls::{
     AlertDescription, ServerConfig,
@@ -49,15 +49,21 @@ impl Interceptor {
 
     /// The configuration for `host` that speaks `alpn` and nothing else; `None` when the
     /// client offered no protocol.
-    pub fn config(&self, host: &str, alpn: Option<&[u8]>) -> Result<Arc<ServerConfig>, TlsError> {
+    ///
+    /// A client that sends no name (it sends none for an address: RFC 6066, section 3) gets
+    /// the certificate of `host` all the same.
+    pub fn config(
+        &self,
+        host: &str,
+        named: bool,
+        alpn: Option<&[u8]>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         let config = match alpn {
             Some(H2) => &self.h2,
             Some(_) => &self.http1,
             None => &self.plain,
         };
-        // A client sends no name for an address (RFC 6066, section 3), so the certificate
-        // cannot be chosen by what it asks for.
-        if host.parse::<IpAddr>().is_ok() {
+        if !named {
             let mut fixed = ServerConfig::clone(config);
             fixed.cert_resolver = Arc::new(SingleCertAndKey::from(self.minter.leaf(host)?));
             return Ok(Arc::new(fixed));

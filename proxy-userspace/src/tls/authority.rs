@@ -13,8 +13,9 @@ use std::{
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    NameConstraints,
+    NameConstraints, SerialNumber,
 };
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::CertificateDer;
 
 use super::TlsError;
@@ -79,9 +80,22 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
+        // All leaves have one key, from which rcgen would derive one serial number.
+        params.serial_number = Some(serial()?);
         let leaf = params.signed_by(key, &self.issuer).map_err(failed)?;
         Ok(vec![leaf.der().clone(), self.intermediate.clone()])
     }
+}
+
+/// 127 random bits: positive, and unique enough (RFC 5280, section 4.1.2.2).
+fn serial() -> Result<SerialNumber, TlsError> {
+    let mut bytes = [0; 16];
+    default_provider()
+        .secure_random
+        .fill(&mut bytes)
+        .map_err(|_| TlsError::Random)?;
+    bytes[0] &= 0x7f;
+    Ok(SerialNumber::from_slice(&bytes))
 }
 
 fn ca_params(name: &str, depth: BasicConstraints) -> CertificateParams {

@@ -9,6 +9,9 @@ pub enum TlsError {
         /// Why.
         source: rcgen::Error,
     },
+    /// The system has no random numbers.
+    #[error("the system has no random numbers for a certificate")]
+    Random,
     /// The TLS library refused a configuration.
     #[error("cannot configure TLS: {0}")]
     Config(#[from] rustls::Error),

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::SystemTime,
 };
 
 use rcgen::KeyPair;
@@ -28,7 +28,8 @@ pub(super) struct Minter {
 
 struct Leaf {
     certified: Arc<CertifiedKey>,
-    made: Instant,
+    /// By the wall clock, like the certificate's own end.
+    made: SystemTime,
 }
 
 impl Minter {
@@ -55,7 +56,10 @@ impl Minter {
         // Hosts are the Connectors' own, so the lock is held while signing only a few times.
         let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(leaf) = leaves.get(host)
-            && leaf.made.elapsed() < limits::LEAF_LIFE / 2
+            && leaf
+                .made
+                .elapsed()
+                .is_ok_and(|age| age < limits::LEAF_LIFE / 2)
         {
             return Ok(Arc::clone(&leaf.certified));
         }
@@ -68,7 +72,7 @@ impl Minter {
             host.to_owned(),
             Leaf {
                 certified: Arc::clone(&certified),
-                made: Instant::now(),
+                made: SystemTime::now(),
             },
         );
         Ok(certified)

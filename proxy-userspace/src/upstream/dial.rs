@@ -13,12 +13,12 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Endpoint, HttpVersion, Resolver, UpstreamError, body::RequestBody};
+use super::{Endpoint, HttpVersion, Resolver, UpstreamError, body::RequestBody, pool::Http1};
 use crate::{limits, tls::H2};
 
 /// A connection ready for requests.
 pub(super) enum Dialled {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Http1),
     Http2(http2::SendRequest<RequestBody>),
 }
 
@@ -114,12 +114,12 @@ where
                 .handshake(io)
                 .await
                 .map_err(failed)?;
-            tokio::spawn(async move {
+            let task = tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!("an upstream connection ended: {error}");
                 }
             });
-            Ok(Dialled::Http1(sender))
+            Ok(Dialled::Http1(Http1::new(sender, task.abort_handle())))
         }
         HttpVersion::Http2 => {
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -127,6 +127,8 @@ where
                 .initial_stream_window_size(limits::H2_STREAM_WINDOW)
                 .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
                 .max_header_list_size(limits::H2_HEADER_LIST)
+                .keep_alive_interval(limits::H2_PING)
+                .keep_alive_timeout(limits::H2_PONG)
                 .handshake(io)
                 .await
                 .map_err(failed)?;

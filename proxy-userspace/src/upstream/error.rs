@@ -2,11 +2,11 @@ use std::{error::Error as _, io, net::SocketAddr, time::Duration};
 
 use rustls::CertificateError;
 
-use super::{Endpoint, authority};
+use super::Endpoint;
 
 /// Why an upstream could not be used. Nothing of a request, and no credential, was sent
 /// unless the kind is [`Kind::Http`] or [`Kind::Silent`].
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct UpstreamError {
     /// What went wrong.
@@ -54,7 +54,7 @@ impl UpstreamError {
             kind: Kind::Connect,
             message: format!(
                 "cannot connect to {} at {addr}: {source}",
-                authority(&endpoint.address)
+                endpoint.address.authority()
             ),
         }
     }
@@ -64,13 +64,13 @@ impl UpstreamError {
             kind: Kind::Connect,
             message: format!(
                 "{} at {addr} did not accept a connection in time",
-                authority(&endpoint.address)
+                endpoint.address.authority()
             ),
         }
     }
 
     pub(super) fn tls(endpoint: &Endpoint, source: &io::Error) -> Self {
-        let name = authority(&endpoint.address);
+        let name = endpoint.address.authority();
         let reason = source
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -95,7 +95,7 @@ impl UpstreamError {
             kind: Kind::Tls,
             message: format!(
                 "{} did not finish its TLS handshake in time",
-                authority(&endpoint.address)
+                endpoint.address.authority()
             ),
         }
     }
@@ -105,7 +105,7 @@ impl UpstreamError {
             kind: Kind::Tls,
             message: format!(
                 "{} does not speak {wanted}, which the client asked for",
-                authority(&endpoint.address)
+                endpoint.address.authority()
             ),
         }
     }
@@ -116,7 +116,7 @@ impl UpstreamError {
             kind: Kind::Http,
             message: format!(
                 "the exchange with {} failed: {source}{}",
-                authority(&endpoint.address),
+                endpoint.address.authority(),
                 cause.unwrap_or_default()
             ),
         }
@@ -127,7 +127,7 @@ impl UpstreamError {
             kind: Kind::Silent,
             message: format!(
                 "{} did not answer within {} s",
-                authority(&endpoint.address),
+                endpoint.address.authority(),
                 waited.as_secs()
             ),
         }

@@ -7,6 +7,8 @@ mod error;
 mod pool;
 mod resolve;
 mod splice;
+#[cfg(test)]
+mod tests;
 
 pub use body::{Body, BodyError, empty, full, incoming};
 pub use error::{Kind as ErrorKind, UpstreamError};
@@ -15,13 +17,17 @@ pub use splice::splice;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use http::{Method, Request, Response, Version};
+use http::{
+    HeaderValue, Method, Request, Response, Uri, Version,
+    header::{Entry, HOST, TRANSFER_ENCODING},
+    request::Parts,
+};
 use http_body::Body as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::{
     limits,
-    state::{Address, ConnectorId, Scheme},
+    state::{Address, ConnectorId},
     tls::{H2, HTTP1, UpstreamTls},
 };
 use body::{Progress, RequestBody};
@@ -96,12 +102,12 @@ impl Upstream {
         if let Some(version) = self.pool.known_version(endpoint) {
             return Ok(version);
         }
-        let dialled = Box::pin(dial::dial(&self.resolver, endpoint, None)).await?;
+        let dialled = self.dial(endpoint, None).await?;
         let version = dialled.version();
         self.pool.learn_version(endpoint, version);
         let key = PoolKey::new(endpoint, version);
         match dialled {
-            Dialled::Http1(sender) => self.pool.put_http1(key, sender, Instant::now()),
+            Dialled::Http1(connection) => self.pool.put_http1(key, connection),
             Dialled::Http2(sender) => self.pool.put_http2(key, sender),
         }
         Ok(version)
@@ -109,8 +115,9 @@ impl Upstream {
 
     /// Sends a request and returns the answer as soon as its head is there.
     ///
-    /// A request is sent a second time only when nothing of it went out on a connection that
-    /// the upstream had closed meanwhile.
+    /// A request is sent a second time only on a connection that was kept from earlier and
+    /// turned out to be closed: when nothing of it went out, or when it has no body and a
+    /// method that may be repeated (RFC 9110, section 9.2.2).
     pub async fn send(
         &self,
         endpoint: &Endpoint,
@@ -118,20 +125,19 @@ impl Upstream {
         request: Request<Body>,
     ) -> Result<Response<Body>, UpstreamError> {
         let patience = patience(&request);
-        let (body, progress) = {
-            let (head, body) = request.into_parts();
-            let (body, progress) = RequestBody::new(body);
-            (Request::from_parts(head, body), progress)
-        };
-        let mut request = body;
+        let (mut head, body) = request.into_parts();
+        let (body, progress) = RequestBody::new(body);
         match version {
             HttpVersion::Http1 => {
-                *request.version_mut() = Version::HTTP_11;
+                origin_form(endpoint, &mut head, &body);
+                let request = Request::from_parts(head, body);
                 self.send_http1(endpoint, request, progress, patience).await
             }
             HttpVersion::Http2 => {
-                *request.version_mut() = Version::HTTP_2;
-                self.send_http2(endpoint, request, progress, patience).await
+                head.version = Version::HTTP_2;
+                let request = Request::from_parts(head, body);
+                self.send_http2(endpoint, request, &progress, patience)
+                    .await
             }
         }
     }
@@ -144,35 +150,34 @@ impl Upstream {
         patience: Duration,
     ) -> Result<Response<Body>, UpstreamError> {
         let key = PoolKey::new(endpoint, HttpVersion::Http1);
+        let mut kept = self.pool.take_http1(&key);
         loop {
-            let (mut sender, since, reused) = match self.pool.take_http1(&key) {
-                Some((sender, since)) => (sender, since, true),
-                None => match Box::pin(dial::dial(
-                    &self.resolver,
-                    endpoint,
-                    Some(HttpVersion::Http1),
-                ))
-                .await?
-                {
-                    Dialled::Http1(sender) => (sender, Instant::now(), false),
+            let was_kept = kept.is_some();
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => match self.dial(endpoint, Some(HttpVersion::Http1)).await? {
+                    Dialled::Http1(connection) => connection,
                     Dialled::Http2(_) => return Err(UpstreamError::version(endpoint, "http/1.1")),
                 },
             };
-            let sent = sender.try_send_request(request);
-            match head(endpoint, sent, &progress, patience).await? {
+            let spare = was_kept.then(|| repeatable(&request)).flatten();
+            let sent = connection.sender.try_send_request(request);
+            let mut failed = match head(endpoint, sent, &progress, patience).await? {
                 Ok(mut response) => {
                     if !progress.is_done() {
                         response.extensions_mut().insert(RequestUnread);
                     }
                     let give_back =
-                        pool::GiveBack::new(Arc::clone(&self.pool), key, sender, since, progress);
+                        pool::GiveBack::new(Arc::clone(&self.pool), key, connection, progress);
                     return Ok(response.map(|body| body::response(body, Some(give_back))));
                 }
-                Err(mut failed) => match failed.take_message() {
-                    Some(unsent) if reused => request = unsent,
-                    _ => return Err(UpstreamError::http(endpoint, &failed.into_error())),
-                },
-            }
+                Err(failed) => failed,
+            };
+            // The next round dials.
+            request = match failed.take_message() {
+                Some(unsent) if was_kept => unsent,
+                _ => spare.ok_or_else(|| UpstreamError::http(endpoint, &failed.into_error()))?,
+            };
         }
     }
 
@@ -180,39 +185,89 @@ impl Upstream {
         &self,
         endpoint: &Endpoint,
         mut request: Request<RequestBody>,
-        progress: Arc<Progress>,
+        progress: &Progress,
         patience: Duration,
     ) -> Result<Response<Body>, UpstreamError> {
         let key = PoolKey::new(endpoint, HttpVersion::Http2);
         loop {
-            let (mut sender, reused) = self
+            let mut shared = self
                 .pool
-                .http2(&key, || async {
-                    match Box::pin(dial::dial(
-                        &self.resolver,
-                        endpoint,
-                        Some(HttpVersion::Http2),
-                    ))
-                    .await?
-                    {
+                .http2(&key, async || {
+                    match self.dial(endpoint, Some(HttpVersion::Http2)).await? {
                         Dialled::Http2(sender) => Ok(sender),
                         Dialled::Http1(_) => Err(UpstreamError::version(endpoint, "h2")),
                     }
                 })
                 .await?;
-            let sent = sender.try_send_request(request);
-            match head(endpoint, sent, &progress, patience).await? {
-                Ok(response) => return Ok(response.map(|body| body::response(body, None))),
-                Err(mut failed) => match failed.take_message() {
-                    Some(unsent) if reused => {
-                        self.pool.drop_http2(&key);
-                        request = unsent;
-                    }
-                    _ => return Err(UpstreamError::http(endpoint, &failed.into_error())),
-                },
+            let spare = shared.was_kept.then(|| repeatable(&request)).flatten();
+            let sent = shared.sender.try_send_request(request);
+            let answer = head(endpoint, sent, progress, patience).await;
+            let mut failed = match answer {
+                Ok(Ok(response)) => return Ok(response.map(|body| body::response(body, None))),
+                Ok(Err(failed)) => failed,
+                // A connection that stays silent may be dead without knowing.
+                Err(silent) => {
+                    self.pool.drop_http2(&key, shared.since);
+                    return Err(silent);
+                }
+            };
+            let unsent = failed.take_message();
+            let error = failed.into_error();
+            // One stream that was refused says nothing about the others.
+            if shared.sender.is_closed() || unsent.is_some() {
+                self.pool.drop_http2(&key, shared.since);
             }
+            request = match unsent {
+                Some(unsent) if shared.was_kept => unsent,
+                _ => spare.ok_or_else(|| UpstreamError::http(endpoint, &error))?,
+            };
         }
     }
+
+    async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        version: Option<HttpVersion>,
+    ) -> Result<Dialled, UpstreamError> {
+        // Rare, and large: kept out of the futures of requests.
+        Box::pin(dial::dial(&self.resolver, endpoint, version)).await
+    }
+}
+
+/// The form in which an origin server expects requests (RFC 9112, section 3.2.1).
+fn origin_form(endpoint: &Endpoint, head: &mut Parts, body: &RequestBody) {
+    head.version = Version::HTTP_11;
+    if let Entry::Vacant(host) = head.headers.entry(HOST)
+        && let Ok(value) = endpoint.address.authority().parse()
+    {
+        host.insert(value);
+    }
+    head.uri = match head.uri.path_and_query() {
+        // The one target that belongs to no resource (section 3.2.4).
+        Some(target) if head.method == Method::OPTIONS && target.path() == "*" => {
+            Uri::from_static("*")
+        }
+        Some(target) => Uri::from(target.clone()),
+        None => Uri::from_static("/"),
+    };
+    // Without it hyper takes a GET of unknown length for one without a body.
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        head.headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// A copy of a request that may be sent twice.
+fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let harmless = request.method().is_idempotent() && request.body().is_end_stream();
+    harmless.then(|| {
+        let mut copy = Request::new(RequestBody::new(empty()).0);
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        copy
+    })
 }
 
 /// Waits for an answer's head. The time-out counts from the last sign of progress of the
@@ -246,23 +301,5 @@ fn patience(request: &Request<Body>) -> Duration {
         limits::FIRST_BYTE_UPLOAD
     } else {
         limits::FIRST_BYTE
-    }
-}
-
-/// Port and scheme as they appear in a URI; the default port is left out.
-pub fn authority(address: &Address) -> String {
-    let default = match address.scheme {
-        Scheme::Http => 80,
-        Scheme::Https => 443,
-    };
-    let host = if address.host.contains(':') {
-        format!("[{}]", address.host)
-    } else {
-        address.host.clone()
-    };
-    if address.port == default {
-        host
-    } else {
-        format!("{host}:{}", address.port)
     }
 }

@@ -4,12 +4,15 @@
 
 use std::{
     collections::HashMap,
-    future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use hyper::client::conn::{http1, http2};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
 
 use super::{
     Endpoint, HttpVersion, UpstreamError,
@@ -20,8 +23,39 @@ use crate::{
     state::{ConnectorId, Scheme},
 };
 
-type Http1 = http1::SendRequest<RequestBody>;
+/// How long a failure to connect answers for those who waited for the same connection.
+const SHARED_FAILURE: Duration = Duration::from_secs(1);
+
+/// An HTTP/1.1 connection.
+#[derive(Debug)]
+pub(super) struct Http1 {
+    pub(super) sender: http1::SendRequest<RequestBody>,
+    /// When it was made.
+    since: Instant,
+    /// Ends it although something is still to be written.
+    abort: AbortHandle,
+}
+
 type Http2 = http2::SendRequest<RequestBody>;
+
+/// An HTTP/2 connection that others use as well.
+pub(super) struct SharedHttp2 {
+    pub(super) sender: Http2,
+    /// When it was made, which also tells it from its successor.
+    pub(super) since: Instant,
+    /// Whether it was there before.
+    pub(super) was_kept: bool,
+}
+
+impl Http1 {
+    pub(super) fn new(sender: http1::SendRequest<RequestBody>, abort: AbortHandle) -> Self {
+        Self {
+            sender,
+            since: Instant::now(),
+            abort,
+        }
+    }
+}
 
 /// What connections must have in common to be exchangeable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,76 +83,125 @@ impl PoolKey {
 pub(super) struct Pool {
     idle: Mutex<HashMap<PoolKey, Vec<Idle>>>,
     /// Behind an asynchronous lock each, so that many streams at once make one connection.
-    shared: Mutex<HashMap<PoolKey, Arc<Shared>>>,
+    shared: Mutex<HashMap<PoolKey, Arc<tokio::sync::Mutex<Slot>>>>,
     versions: Mutex<HashMap<PoolKey, (HttpVersion, Instant)>>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    sender: Http1,
-    /// When the connection was made.
-    since: Instant,
+    connection: Http1,
     /// When its last answer was complete.
     unused: Instant,
 }
 
-type Shared = tokio::sync::Mutex<Option<(Http2, Instant)>>;
+#[derive(Debug, Default)]
+enum Slot {
+    #[default]
+    Empty,
+    Open {
+        sender: Http2,
+        since: Instant,
+    },
+    Failed {
+        error: UpstreamError,
+        at: Instant,
+    },
+}
 
 impl Pool {
     /// The connection that was used last, if one is still good.
-    pub(super) fn take_http1(&self, key: &PoolKey) -> Option<(Http1, Instant)> {
+    pub(super) fn take_http1(&self, key: &PoolKey) -> Option<Http1> {
         let mut idle = lock(&self.idle);
         let connections = idle.get_mut(key)?;
-        while let Some(connection) = connections.pop() {
-            if connection.is_good() {
-                return Some((connection.sender, connection.since));
+        while let Some(candidate) = connections.pop() {
+            if candidate.is_good() {
+                return Some(candidate.connection);
             }
         }
+        idle.remove(key);
         None
     }
 
-    pub(super) fn put_http1(&self, key: PoolKey, sender: Http1, since: Instant) {
+    pub(super) fn put_http1(&self, key: PoolKey, connection: Http1) {
         let mut idle = lock(&self.idle);
+        if idle.len() >= limits::POOLED_UPSTREAMS && !idle.contains_key(&key) {
+            idle.retain(|_, connections| connections.iter().any(Idle::is_good));
+        }
         let connections = idle.entry(key).or_default();
         connections.retain(Idle::is_good);
         if connections.len() < limits::IDLE_PER_UPSTREAM {
             connections.push(Idle {
-                sender,
-                since,
+                connection,
                 unused: Instant::now(),
             });
         }
     }
 
-    /// The shared connection, made by `dial` when there is none; and whether it was there.
-    pub(super) async fn http2<F>(
+    /// The shared connection, made by `dial` when there is none.
+    pub(super) async fn http2(
         &self,
         key: &PoolKey,
-        dial: impl FnOnce() -> F,
-    ) -> Result<(Http2, bool), UpstreamError>
-    where
-        F: Future<Output = Result<Http2, UpstreamError>>,
-    {
-        let shared = Arc::clone(lock(&self.shared).entry(key.clone()).or_default());
-        let mut connection = shared.lock().await;
-        if let Some((sender, since)) = connection.as_ref()
-            && !sender.is_closed()
-            && since.elapsed() < limits::CONNECTION_AGE
-        {
-            return Ok((sender.clone(), true));
+        dial: impl AsyncFnOnce() -> Result<Http2, UpstreamError>,
+    ) -> Result<SharedHttp2, UpstreamError> {
+        let slot = Arc::clone(lock(&self.shared).entry(key.clone()).or_default());
+        let mut slot = slot.lock().await;
+        match &*slot {
+            Slot::Open { sender, since }
+                if !sender.is_closed() && since.elapsed() < limits::CONNECTION_AGE =>
+            {
+                return Ok(SharedHttp2 {
+                    sender: sender.clone(),
+                    since: *since,
+                    was_kept: true,
+                });
+            }
+            Slot::Failed { error, at } if at.elapsed() < SHARED_FAILURE => {
+                return Err(error.clone());
+            }
+            _ => {}
         }
-        let sender = dial().await?;
-        *connection = Some((sender.clone(), Instant::now()));
-        Ok((sender, false))
+        let dialled = dial().await;
+        let since = Instant::now();
+        match dialled {
+            Ok(sender) => {
+                *slot = Slot::Open {
+                    sender: sender.clone(),
+                    since,
+                };
+                Ok(SharedHttp2 {
+                    sender,
+                    since,
+                    was_kept: false,
+                })
+            }
+            Err(error) => {
+                *slot = Slot::Failed {
+                    error: error.clone(),
+                    at: since,
+                };
+                Err(error)
+            }
+        }
     }
 
     pub(super) fn put_http2(&self, key: PoolKey, sender: Http2) {
-        let connection = Shared::new(Some((sender, Instant::now())));
-        lock(&self.shared).insert(key, Arc::new(connection));
+        let slot = Slot::Open {
+            sender,
+            since: Instant::now(),
+        };
+        lock(&self.shared).insert(key, Arc::new(slot.into()));
     }
 
-    pub(super) fn drop_http2(&self, key: &PoolKey) {
-        lock(&self.shared).remove(key);
+    /// Forgets a connection, but not the one that took its place meanwhile.
+    pub(super) fn drop_http2(&self, key: &PoolKey, made: Instant) {
+        let mut shared = lock(&self.shared);
+        let same = shared.get(key).is_some_and(|slot| {
+            slot.try_lock()
+                .is_ok_and(|slot| matches!(&*slot, Slot::Open { since, .. } if *since == made))
+        });
+        if same {
+            shared.remove(key);
+        }
     }
 
     /// What an upstream was found to prefer, a short while ago.
@@ -136,9 +219,9 @@ impl Pool {
 
 impl Idle {
     fn is_good(&self) -> bool {
-        !self.sender.is_closed()
+        !self.connection.sender.is_closed()
             && self.unused.elapsed() < limits::IDLE_TIME
-            && self.since.elapsed() < limits::CONNECTION_AGE
+            && self.connection.since.elapsed() < limits::CONNECTION_AGE
     }
 }
 
@@ -147,8 +230,7 @@ impl Idle {
 pub(super) struct GiveBack {
     pool: Arc<Pool>,
     key: PoolKey,
-    sender: Http1,
-    since: Instant,
+    connection: Http1,
     request: Arc<Progress>,
 }
 
@@ -156,32 +238,37 @@ impl GiveBack {
     pub(super) fn new(
         pool: Arc<Pool>,
         key: PoolKey,
-        sender: Http1,
-        since: Instant,
+        connection: Http1,
         request: Arc<Progress>,
     ) -> Self {
         Self {
             pool,
             key,
-            sender,
-            since,
+            connection,
             request,
         }
     }
 
-    /// The answer is complete. An upstream that answered before it had read the request
-    /// leaves a connection that cannot be used again.
+    /// The answer is complete.
     pub(super) fn done(mut self) {
-        if !self.request.is_done() || self.sender.is_closed() {
+        // An upstream that answered before it had read the request leaves a connection that
+        // is of no more use, and that hyper would keep writing to for as long as the
+        // upstream reads nothing.
+        if !self.request.is_done() {
+            self.connection.abort.abort();
             return;
         }
-        if self.sender.is_ready() {
-            self.pool.put_http1(self.key, self.sender, self.since);
+        if self.connection.sender.is_closed() {
+            return;
+        }
+        if self.connection.sender.is_ready() {
+            self.pool.put_http1(self.key, self.connection);
             return;
         }
         tokio::spawn(async move {
-            if let Ok(Ok(())) = timeout(limits::IDLE_TIME, self.sender.ready()).await {
-                self.pool.put_http1(self.key, self.sender, self.since);
+            let ready = self.connection.sender.ready();
+            if let Ok(Ok(())) = timeout(limits::IDLE_TIME, ready).await {
+                self.pool.put_http1(self.key, self.connection);
             }
         });
     }

@@ -43,14 +43,15 @@ impl Resolver {
         }
     }
 
-    /// Every address that a workload may have been told for `host`.
+    /// Every address that a workload may have been told for `host`. While the resolver fails,
+    /// these are the last that were known, however old.
     pub async fn all_addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        let current = self.resolve(host).await?;
+        let current = self.resolve(host).await;
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(names.get(host).map_or_else(
-            || current.to_vec(),
-            |known| known.seen.keys().copied().collect(),
-        ))
+        match names.get(host) {
+            Some(known) => Ok(known.seen.keys().copied().collect()),
+            None => current.map(|addresses| addresses.to_vec()),
+        }
     }
 
     fn fresh(&self, host: &str) -> Option<Arc<[IpAddr]>> {
@@ -73,10 +74,17 @@ impl Resolver {
             .map(|known| known.seen)
             .unwrap_or_default();
         seen.retain(|_, last| now.duration_since(*last) < limits::ADDRESS_LIFE);
-        for ip in &addresses {
-            if seen.len() < limits::ADDRESSES_PER_NAME || seen.contains_key(ip) {
-                seen.insert(*ip, now);
-            }
+        seen.extend(addresses.iter().map(|ip| (*ip, now)));
+        while seen.len() > limits::ADDRESSES_PER_NAME {
+            let oldest = seen
+                .iter()
+                .min_by_key(|(_, last)| **last)
+                .map(|(ip, _)| *ip);
+            let Some(oldest) = oldest else { break };
+            seen.remove(&oldest);
+        }
+        if names.len() >= limits::NAMES {
+            names.retain(|_, known| known.asked.elapsed() < limits::RESOLVE_AGAIN);
         }
         let addresses: Arc<[IpAddr]> = addresses.into();
         names.insert(

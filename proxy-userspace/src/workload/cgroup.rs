@@ -54,9 +54,11 @@ pub struct Cgroup {
 impl Cgroup {
     /// Makes a cgroup below the caller's own, so that limits set there keep holding.
     pub fn create(name: &str) -> Result<Self, CgroupError> {
-        let mount = mount_point()?;
+        let (mount, root) = mount_point()?;
         let own = own_path()?;
-        let path = mount.join(own.strip_prefix("/").unwrap_or(&own)).join(name);
+        // A container may see only a part of the tree, mounted as if it were the whole.
+        let below = own.strip_prefix(&root).or_else(|_| own.strip_prefix("/"));
+        let path = mount.join(below.unwrap_or(&own)).join(name);
         fs::create_dir(&path).map_err(CgroupError::io("make the cgroup", &path))?;
         let directory = File::open(&path).map_err(CgroupError::io("open the cgroup", &path))?;
         let id = directory
@@ -67,7 +69,10 @@ impl Cgroup {
             .strip_prefix(&mount)
             .map_or(1, |below| below.components().count());
         Ok(Self {
-            levels: levels(u8::try_from(depth).unwrap_or(u8::MAX), hides_levels()),
+            levels: levels(
+                u8::try_from(depth).unwrap_or(u8::MAX),
+                hides_levels() || root != Path::new("/"),
+            ),
             path,
             directory,
             id,
@@ -120,20 +125,26 @@ impl Drop for Cgroup {
     }
 }
 
-/// Where the unified hierarchy is mounted; hybrid hosts have it at another place.
-fn mount_point() -> Result<PathBuf, CgroupError> {
+/// Where the unified hierarchy is mounted, and which cgroup shows there; hybrid hosts have it
+/// at another place.
+fn mount_point() -> Result<(PathBuf, PathBuf), CgroupError> {
     let path = Path::new("/proc/self/mountinfo");
     let mounts = fs::read_to_string(path).map_err(CgroupError::io("read", path))?;
     find_mount(&mounts).ok_or(CgroupError::NotMounted)
 }
 
-/// Field 5 of a mountinfo line is the mount point; the type follows the separator (proc(5)).
-fn find_mount(mounts: &str) -> Option<PathBuf> {
+/// Fields 5 and 4 of a mountinfo line are the mount point and its root; the type follows the
+/// separator (proc(5)).
+fn find_mount(mounts: &str) -> Option<(PathBuf, PathBuf)> {
     mounts.lines().find_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;
-        (file_system.split(' ').next()? == "cgroup2")
-            .then(|| mount.split(' ').nth(4))?
-            .map(|point| PathBuf::from(point.replace("\\040", " ")))
+        if file_system.split(' ').next()? != "cgroup2" {
+            return None;
+        }
+        let mut fields = mount.split(' ').skip(3);
+        let root = fields.next()?.replace("\\040", " ");
+        let point = fields.next()?.replace("\\040", " ");
+        Some((PathBuf::from(point), PathBuf::from(root)))
     })
 }
 
@@ -215,7 +226,7 @@ mod tests {
 27 25 0:24 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
         assert_eq!(
             find_mount(mounts),
-            Some(PathBuf::from("/sys/fs/cgroup/unified"))
+            Some((PathBuf::from("/sys/fs/cgroup/unified"), PathBuf::from("/")))
         );
         assert_eq!(find_mount("25 20 0:22 / /sys rw - sysfs sysfs rw"), None);
     }

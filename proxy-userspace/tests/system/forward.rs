@@ -181,3 +181,38 @@ fn git_pushes_through_the_proxy() -> Result<()> {
     ok(run)?;
     Ok(())
 }
+
+#[test]
+fn exceptions_do_not_lead_around_the_proxy() -> Result<()> {
+    let proxied = Proxied::new()?;
+    let mut run = proxied.world.run_with(
+        &proxied.manifest,
+        &["--mode", "forward"],
+        &[
+            "sh",
+            "-c",
+            "curl --silent https://api.test/; echo; echo $NO_PROXY",
+        ],
+    );
+    run.env("NO_PROXY", "localhost,.test,example.org")
+        .env("no_proxy", "*");
+    let output = ok(run)?;
+    ensure!(
+        stdout(&output) == "{\"ok\":1}\nlocalhost,example.org",
+        "{output:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_proxy_of_the_users_own_does_not_take_redirected_connections_away() -> Result<()> {
+    let proxied = Proxied::new()?;
+    let mut run = proxied.world.run(
+        &proxied.manifest,
+        &["curl", "--silent", "https://api.test/"],
+    );
+    run.env("https_proxy", "http://192.0.2.200:3128");
+    let output = ok(run)?;
+    ensure!(stdout(&output) == "{\"ok\":1}", "{output:?}");
+    Ok(())
+}

@@ -195,6 +195,7 @@ fn what_a_client_may_send_itself_is_the_connectors_choice() -> Result<()> {
         let [mut connector, secret] = support::bearer("api", "https://api.test");
         connector.push_str("  interception:\n    clientAuthorization: ");
         connector.push_str(choice);
+        connector.push('\n');
         let manifest = world.manifest(&[connector, secret])?;
         let before = nginx.requests()?.len();
         let run = world.run(
@@ -260,5 +261,46 @@ fn the_client_that_does_not_trust_us_is_named_with_the_remedy() -> Result<()> {
         );
         ensure!(counter(&output, "untrusting")? == 1);
     }
+    Ok(())
+}
+
+#[test]
+fn a_refused_upload_is_answered_instead_of_reset() -> Result<()> {
+    let world = World::new(&["api.test"])?;
+    let site = world.site(
+        "api.test",
+        443,
+        SiteAuth::Bearer(TOKEN.into()),
+        Content::Json("{}".into()),
+    )?;
+    let _nginx = world.nginx(&[site])?;
+    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    let script = "head -c 8000000 /dev/zero | curl --silent --http1.1 --include -H 'Host: other.test' \
+                  -H 'Expect:' -T - https://api.test/upload";
+    let text = stdout(&ok(world.run(&manifest, &["sh", "-c", script]))?);
+    ensure!(
+        text.starts_with("HTTP/1.1 421") && text.contains("another host"),
+        "{text}"
+    );
+    ensure!(
+        text.to_ascii_lowercase().contains("connection: close"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn methods_that_would_leak_or_tunnel_are_refused() -> Result<()> {
+    let world = World::new(&["api.test"])?;
+    let site = world.site("api.test", 443, SiteAuth::None, Content::Json("{}".into()))?;
+    let nginx = world.nginx(&[site])?;
+    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    let script = "curl --silent -o /dev/null -w '%{http_code}\\n' -X TRACE https://api.test/; \
+                  printf 'CONNECT api.test:443 HTTP/1.1\\r\\nHost: api.test:443\\r\\n\\r\\n' \
+                  | openssl s_client -quiet -connect api.test:443 -servername api.test 2>/dev/null \
+                  | head -1";
+    let text = stdout(&ok(world.run(&manifest, &["sh", "-c", script]))?);
+    ensure!(text.starts_with("405\nHTTP/1.1 405 "), "{text}");
+    ensure!(nginx.requests()?.is_empty());
     Ok(())
 }

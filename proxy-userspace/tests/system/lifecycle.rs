@@ -243,3 +243,61 @@ fn a_name_is_redirected_as_soon_as_it_resolves() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn signals_that_were_ignored_stay_ignored() -> Result<()> {
+    let (world, manifest) = world()?;
+    let mut run = world.sandbox.command("nohup");
+    run.arg(env!("CARGO_BIN_EXE_postern"))
+        .args(["run", "-f"])
+        .arg(&manifest)
+        .args(["--", "sh", "-c", "echo ready; sleep 0.5; exit 7"]);
+    let (mut child, line) = start(run)?;
+    ensure!(line == "ready", "{line}");
+    signal(&child, Signal::SIGHUP)?;
+    let status = child.wait()?;
+    ensure!(status.code() == Some(7), "{status}");
+    Ok(())
+}
+
+#[test]
+fn many_runs_may_start_at_once() -> Result<()> {
+    let (world, manifest) = world()?;
+    let mut runs = Vec::new();
+    for _ in 0..12 {
+        runs.push(
+            world
+                .run(&manifest, &["true"])
+                .stdin(Stdio::null())
+                .spawn()?,
+        );
+    }
+    for mut run in runs {
+        let status = run.wait()?;
+        ensure!(status.success(), "{status}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_strict_umask_does_not_hide_the_bundle_from_other_users() -> Result<()> {
+    let (world, manifest) = world()?;
+    let script = "umask 077; exec \"$0\" \"$@\"";
+    let mut run = world.sandbox.command("sh");
+    run.args(["-c", script, env!("CARGO_BIN_EXE_postern"), "run", "-f"])
+        .arg(&manifest)
+        .args([
+            "--",
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "sh",
+            "-c",
+        ])
+        .arg("cat $NODE_EXTRA_CA_CERTS /etc/ssl/certs/ca-certificates.crt")
+        .env_remove("NODE_EXTRA_CA_CERTS");
+    let text = stdout(&ok(run)?);
+    ensure!(text.contains("BEGIN CERTIFICATE"), "{text}");
+    Ok(())
+}

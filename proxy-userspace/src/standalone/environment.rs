@@ -1,0 +1,92 @@
+//! Proxy variables that the command inherits or gets.
+
+use std::{env, ffi::OsString};
+
+use crate::gate::Routes;
+
+const PROXIES: [&str; 6] = [
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+];
+const EXCEPTIONS: [&str; 2] = ["no_proxy", "NO_PROXY"];
+
+type Variables = Vec<(OsString, OsString)>;
+
+/// With the kernel redirecting, a proxy of the user's own would take the connections away
+/// before they are made: Connector hosts are excepted from it.
+pub(super) fn for_transparent(routes: &Routes) -> Variables {
+    if PROXIES.iter().all(|name| env::var_os(name).is_none()) {
+        return Vec::new();
+    }
+    let hosts: Vec<_> = routes.hosts().collect();
+    except(|entries| entries.extend(hosts.iter().map(|host| (*host).to_owned())))
+}
+
+/// With Postern as the proxy, exceptions would take Connector hosts away from it.
+pub(super) fn for_forward(routes: &Routes) -> Variables {
+    for name in PROXIES {
+        if env::var_os(name).is_some_and(|value| !value.is_empty()) {
+            tracing::warn!("{name} is replaced: Postern does not go through another proxy");
+            break;
+        }
+    }
+    except(|entries| entries.retain(|entry| !routes.hosts().any(|host| covers(entry, host))))
+}
+
+fn except(change: impl Fn(&mut Vec<String>)) -> Variables {
+    EXCEPTIONS
+        .iter()
+        .map(|name| {
+            let value = env::var(name).unwrap_or_default();
+            let mut entries: Vec<String> = value
+                .split(',')
+                .map(|entry| entry.trim().to_owned())
+                .filter(|entry| !entry.is_empty())
+                .collect();
+            change(&mut entries);
+            (name.into(), entries.join(",").into())
+        })
+        .collect()
+}
+
+/// Whether an entry of `no_proxy` is about a host, as most programs understand it.
+fn covers(entry: &str, host: &str) -> bool {
+    let entry = entry.split(':').next().unwrap_or(entry);
+    let entry = entry.trim_start_matches('*').trim_start_matches('.');
+    entry.is_empty()
+        || host.eq_ignore_ascii_case(entry)
+        || host
+            .to_ascii_lowercase()
+            .ends_with(&format!(".{}", entry.to_ascii_lowercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exceptions_cover_hosts_and_their_domains() {
+        for entry in [
+            "*",
+            "git.corp.example",
+            ".corp.example",
+            "corp.example",
+            "*.corp.example",
+            "GIT.corp.example:443",
+        ] {
+            assert!(covers(entry, "git.corp.example"), "{entry}");
+        }
+        for entry in [
+            "it.corp.example",
+            "other.example",
+            "git.corp.example.org",
+            "localhost",
+        ] {
+            assert!(!covers(entry, "git.corp.example"), "{entry}");
+        }
+    }
+}

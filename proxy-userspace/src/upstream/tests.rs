@@ -1,0 +1,201 @@
+//! The pool against servers that count connections and show what they were sent.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use http_body_util::BodyExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+use crate::state::Scheme;
+
+/// A server whose connections are answered by `serve`, given their number.
+struct Server {
+    endpoint: Endpoint,
+    connections: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    /// Every connection answers `answers` requests with `answer`, then closes.
+    async fn start(answers: usize, answer: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let port = listener.local_addr().expect("an address").port();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let (counted, seen) = (Arc::clone(&connections), Arc::clone(&heads));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(serve(stream, answers, answer, Arc::clone(&seen)));
+            }
+        });
+        let address = Address {
+            scheme: Scheme::Http,
+            host: "127.0.0.1".into(),
+            port,
+            path: String::new(),
+        };
+        Self {
+            endpoint: Endpoint {
+                connector: Some(ConnectorId(1)),
+                address,
+                tls: None,
+            },
+            connections,
+            heads,
+        }
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    answers: usize,
+    answer: &'static str,
+    heads: Arc<Mutex<Vec<String>>>,
+) {
+    for _ in 0..answers {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) => return,
+            }
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        heads.lock().expect("no panic before").push(head);
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+fn request(method: Method, body: Body) -> Request<Body> {
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = "https://registry.example.com/v2/?n=1"
+        .parse()
+        .expect("a URI");
+    request
+}
+
+/// Sends and reads to the end, so that the connection can be given back.
+async fn exchange(
+    upstream: &Upstream,
+    server: &Server,
+    request: Request<Body>,
+) -> Result<(), UpstreamError> {
+    let response = upstream
+        .send(&server.endpoint, HttpVersion::Http1, request)
+        .await?;
+    response.into_body().collect().await.expect("a body");
+    // The pool takes it back once hyper has seen the end.
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_origin_server_gets_the_origin_form_and_a_host() {
+    let server = Server::start(1, OK).await;
+    let upstream = Upstream::new(Arc::default());
+    exchange(&upstream, &server, request(Method::GET, empty()))
+        .await
+        .expect("an answer");
+    let head = server.heads.lock().expect("no panic before")[0].to_ascii_lowercase();
+    assert!(head.starts_with("get /v2/?n=1 http/1.1\r\n"), "{head}");
+    let host = format!("\r\nhost: {}\r\n", server.endpoint.address.authority());
+    assert!(head.contains(&host), "{head}");
+}
+
+#[tokio::test]
+async fn a_connection_serves_one_request_after_the_other() {
+    let server = Server::start(10, OK).await;
+    let upstream = Upstream::new(Arc::default());
+    for _ in 0..5 {
+        exchange(&upstream, &server, request(Method::GET, empty()))
+            .await
+            .expect("an answer");
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn connections_of_one_connector_are_not_used_for_another() {
+    let server = Server::start(10, OK).await;
+    let upstream = Upstream::new(Arc::default());
+    exchange(&upstream, &server, request(Method::GET, empty()))
+        .await
+        .expect("an answer");
+    let mut other = server.endpoint.clone();
+    other.connector = Some(ConnectorId(2));
+    upstream
+        .send(&other, HttpVersion::Http1, request(Method::GET, empty()))
+        .await
+        .expect("an answer");
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_is_replaced() {
+    let server = Server::start(1, OK).await;
+    let upstream = Upstream::new(Arc::default());
+    for n in 1..=4 {
+        exchange(&upstream, &server, request(Method::GET, empty()))
+            .await
+            .unwrap_or_else(|error| panic!("request {n}: {error}"));
+    }
+    assert_eq!(server.connections(), 4);
+}
+
+#[tokio::test]
+async fn an_early_answer_spoils_its_connection() {
+    const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n";
+    let server = Server::start(10, REFUSAL).await;
+    let upstream = Upstream::new(Arc::default());
+    // A body that never ends.
+    let (_sender, receiver) = tokio::sync::mpsc::channel::<()>(1);
+    let body = Endless(receiver).boxed_unsync();
+    let response = upstream
+        .send(
+            &server.endpoint,
+            HttpVersion::Http1,
+            request(Method::PUT, body),
+        )
+        .await
+        .expect("an answer");
+    assert_eq!(response.status(), 413);
+    assert!(response.extensions().get::<RequestUnread>().is_some());
+    response.into_body().collect().await.expect("a body");
+    exchange(&upstream, &server, request(Method::GET, empty()))
+        .await
+        .expect("an answer");
+    assert_eq!(server.connections(), 2);
+}
+
+/// A body of which nothing ever comes.
+struct Endless(tokio::sync::mpsc::Receiver<()>);
+
+impl http_body::Body for Endless {
+    type Data = bytes::Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, BodyError>>> {
+        self.0.poll_recv(context).map(|_| None)
+    }
+}
