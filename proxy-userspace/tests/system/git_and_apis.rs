@@ -296,7 +296,7 @@ fn methods_that_would_leak_or_tunnel_are_refused() -> Result<()> {
     let nginx = world.nginx(&[site])?;
     let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
     let script = "curl --silent -o /dev/null -w '%{http_code}\\n' -X TRACE https://api.test/; \
-                  printf 'CONNECT api.test:443 HTTP/1.1\\r\\nHost: api.test:443\\r\\n\\r\\n' \
+                  printf 'CONNECT api.test:443 HTTP/1.1\\r\\nHost: api.test:443\\r\\nConnection: close\\r\\n\\r\\n' \
                   | openssl s_client -quiet -connect api.test:443 -servername api.test 2>/dev/null \
                   | head -1";
     let text = stdout(&ok(world.run(&manifest, &["sh", "-c", script]))?);
