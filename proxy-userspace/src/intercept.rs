@@ -33,7 +33,7 @@ pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
         workload,
         dialled,
         connector,
-        permit: _permit,
+        slot: _slot,
     } = inbound;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,

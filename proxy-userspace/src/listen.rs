@@ -9,7 +9,10 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 
 use crate::{
     datapath::FlowTable,
@@ -70,8 +73,31 @@ pub struct Inbound {
     pub dialled: SocketAddr,
     /// The Connector that the kernel matched; 0 when there are several at the address.
     pub connector: u32,
-    /// Counts it against the limit of open connections for as long as it lives.
-    pub permit: tokio::sync::OwnedSemaphorePermit,
+    /// Counts it as open for as long as it lives.
+    pub slot: Slot,
+}
+
+/// A place among the open connections of a workload.
+#[derive(Debug)]
+pub struct Slot {
+    counters: Arc<Counters>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Slot {
+    fn new(counters: &Arc<Counters>, permit: OwnedSemaphorePermit) -> Self {
+        Counters::add(&counters.open, 1);
+        Self {
+            counters: Arc::clone(counters),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        Counters::subtract(&self.counters.open, 1);
+    }
 }
 
 /// Accepts for one workload until the future is dropped.
@@ -130,7 +156,7 @@ async fn accept_on(
                 workload: Arc::clone(&workload),
                 dialled: flow.addr,
                 connector: flow.connector,
-                permit,
+                slot: Slot::new(&counters, permit),
             });
         } else {
             Counters::add(&counters.unknown_flows, 1);

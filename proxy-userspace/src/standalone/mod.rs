@@ -17,7 +17,10 @@ use arc_swap::ArcSwap;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use proxy_common::maps::{CREDENTIAL_USABLE, Credential};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{net::TcpListener, time::interval};
+use tokio::{
+    net::TcpListener,
+    time::{interval, sleep, timeout},
+};
 
 use crate::{
     datapath::Datapath,
@@ -26,6 +29,7 @@ use crate::{
     limits,
     listen::{self, Listeners},
     state::Connector,
+    telemetry::Counters,
     tls::{Authority, Interceptor, Roots},
     upstream::Resolver,
     worker::{Proxy, Worker, Workers},
@@ -169,15 +173,45 @@ async fn transparent(
     let mut variables = trust.variables;
     variables.extend(environment::for_transparent(&proxy.routes.load()));
     let mut child = Child::spawn(command, Some(cgroup.path()), &trust.overlays, &variables)?;
-    let code = tokio::select! {
-        code = child.wait() => code,
-        result = accept => Err(ended("the listener", result)),
-        result = keep_up(connectors, &proxy.resolver, &mut datapath) => Err(ended("the datapath", result)),
+    let code = {
+        let serve = async {
+            tokio::select! {
+                result = accept => ended("the listener", result),
+                result = keep_up(connectors, &proxy.resolver, &mut datapath) => ended("the datapath", result),
+            }
+        };
+        tokio::pin!(serve);
+        let code = tokio::select! {
+            code = child.wait() => code,
+            error = &mut serve => Err(error),
+        };
+        // What the command leaves running ends with it; what its connections ended with is still
+        // to be counted and told.
+        cgroup.kill();
+        if code.is_ok() {
+            tokio::select! {
+                () = farewell(&proxy.counters) => {}
+                _ = serve => {}
+            }
+        }
+        code
     };
     if stats && let Ok(stats) = datapath.stats() {
         eprintln!("postern: kernel: {stats}");
     }
     code
+}
+
+/// Waits for the end of all connections, within bounds.
+async fn farewell(counters: &Counters) {
+    let quiet = async {
+        // Connections that wait to be accepted are accepted first.
+        sleep(limits::FAREWELL / 100).await;
+        while Counters::read(&counters.open) > 0 {
+            sleep(limits::FAREWELL / 100).await;
+        }
+    };
+    let _ = timeout(limits::FAREWELL, quiet).await;
 }
 
 /// Signs of life for the kernel, and addresses as they change.
