@@ -4,11 +4,9 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd,
     sync::Arc,
 };
 
-use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
@@ -18,6 +16,7 @@ use crate::{
     datapath::FlowTable,
     limits,
     telemetry::Counters,
+    upstream::reset,
     workload::{NetNs, NetNsError, Workload},
 };
 
@@ -174,14 +173,4 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(addr)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// Makes closing `stream` send a reset instead of an orderly end.
-pub fn reset(stream: &impl AsFd) {
-    let linger = nix::libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    // Without it the peer sees an orderly end, which is no worse.
-    let _ = setsockopt(stream, sockopt::Linger, &linger);
 }
