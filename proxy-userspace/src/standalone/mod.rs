@@ -134,9 +134,9 @@ async fn transparent(
     command: &[OsString],
     stats: bool,
 ) -> Result<ExitCode> {
-    let cgroup = Cgroup::create(&rundir.cgroup_name())
+    let cgroup = Cgroup::create(&rundir.cgroup_name(), &rundir.spare_mount())
         .context("cannot set up redirection (--mode forward does without)")?;
-    rundir.remember_cgroup(cgroup.path())?;
+    rundir.remember_cgroup(&cgroup)?;
     let grace = u64::try_from(limits::GRACE.as_nanos()).unwrap_or(u64::MAX);
     let (mut datapath, flows) = Datapath::load(cgroup.levels(), grace)?;
     let listeners = Listeners::bind(&NetNs::own())?;

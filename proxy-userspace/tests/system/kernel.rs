@@ -52,7 +52,10 @@ impl Rig {
             ..SandboxOptions::default()
         };
         let sandbox = Sandbox::new(&options)?;
-        let cgroup = Cgroup::create(&format!("postern-test-{}-{name}", std::process::id()))?;
+        let cgroup = Cgroup::create(
+            &format!("postern-test-{}-{name}", std::process::id()),
+            Path::new("/run/postern-test-cgroups"),
+        )?;
         let (mut datapath, flows) = Datapath::load(cgroup.levels(), grace_ns)?;
         let netns = NetNs::open(Path::new(&format!("/proc/{}/ns/net", sandbox.pid())))?;
         let listeners = Listeners::bind(&netns)?;
