@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod netns;
+pub mod pods;
 
 pub use cgroup::{Cgroup, CgroupError};
 pub use netns::{NetNs, NetNsError};
