@@ -17,7 +17,7 @@ use postern::{
     datapath::{Datapath, map_address},
     listen::{self, Inbound, Listeners},
     telemetry::Counters,
-    workload::{Cgroup, NetNs, Workload},
+    workload::{Cgroup, NetNs, PolicyId, Workload},
 };
 use proxy_common::maps::{
     CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, CREDENTIAL_USABLE, Credential, DESTINATION_FAIL_OPEN,
@@ -68,10 +68,8 @@ impl Rig {
         datapath.enrol(cgroup.id(), workload)?;
         datapath.attach(cgroup.directory())?;
         let counters = Arc::new(Counters::default());
-        let workload = Arc::new(Workload {
-            cgroup_id: cgroup.id(),
-            name: name.into(),
-        });
+        let workload = Workload::new(cgroup.id(), name.into(), PolicyId(POLICY));
+        let workload = Arc::new(workload);
         let (flows, counted) = (Arc::new(flows), Arc::clone(&counters));
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
