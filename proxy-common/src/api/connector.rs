@@ -26,6 +26,43 @@ pub struct Connector {
 
 /// `spec` of a [`Connector`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "kube",
+    derive(kube::CustomResource, schemars::JsonSchema),
+    kube(
+        group = "connectors.postern.dev",
+        version = "v1alpha1",
+        kind = "Connector",
+        root = "ConnectorObject",
+        namespaced,
+        plural = "connectors",
+        singular = "connector",
+        category = "postern",
+        status = "ConnectorStatus",
+        derive = "PartialEq",
+        printcolumn(
+            name = "Class",
+            type_ = "string",
+            json_path = ".spec.connectorClassName"
+        ),
+        printcolumn(name = "Address", type_ = "string", json_path = ".spec.address"),
+        printcolumn(
+            name = "Ready",
+            type_ = "string",
+            json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+        ),
+        printcolumn(
+            name = "Reason",
+            type_ = "string",
+            json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+        ),
+        printcolumn(
+            name = "Age",
+            type_ = "date",
+            json_path = ".metadata.creationTimestamp"
+        ),
+    )
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectorSpec {
     /// Name of the `ConnectorClass` to use.
@@ -36,6 +73,7 @@ pub struct ConnectorSpec {
     pub address: Option<String>,
     /// Further addresses that may be sent the same credential.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub address_extensions: Vec<Param>,
     /// The credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,6 +83,7 @@ pub struct ConnectorSpec {
     pub ca_cert_secret_ref: Option<SecretName>,
     /// Options that the class declares.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub params: Vec<Param>,
     /// How connections to the address are taken over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,6 +92,7 @@ pub struct ConnectorSpec {
 
 /// `spec.auth` of a [`Connector`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectorAuth {
     /// Name of one authentication type of the class, spelled exactly.
@@ -63,11 +103,13 @@ pub struct ConnectorAuth {
     pub secret_ref: Option<ObjectReference>,
     /// Values for the authentication probe of the class.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub params: Vec<Param>,
 }
 
 /// Name of a Secret in the same namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretName {
     /// Name of the Secret.
@@ -77,19 +119,24 @@ pub struct SecretName {
 
 /// `spec.interception` of a [`Connector`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Interception {
     /// The way in that this Connector is limited to; absent: every way that is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(with = "InterceptionMode"))]
     pub mode: Option<InterceptionMode>,
     /// What happens to new connections while Postern does not answer; absent: `Closed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(with = "FailurePolicyName"))]
     pub failure_policy: Option<FailurePolicyName>,
     /// What happens to a client's own `Authorization`; absent: `Replace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(with = "ClientAuthorizationName"))]
     pub client_authorization: Option<ClientAuthorizationName>,
     /// The network that the upstream is dialled from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(with = "EgressName"))]
     pub egress: Option<EgressName>,
     /// What happens to a client that does not trust Postern's authority; absent: `Fail`.
     #[serde(
@@ -97,11 +144,13 @@ pub struct Interception {
         rename = "onUntrustedCA",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "kube", schemars(with = "UntrustedCaPolicy"))]
     pub on_untrusted_ca: Option<UntrustedCaPolicy>,
 }
 
 /// Ways in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum InterceptionMode {
     /// The client dials the address itself.
     Transparent,
@@ -113,6 +162,7 @@ pub enum InterceptionMode {
 
 /// What happens while Postern does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum FailurePolicyName {
     /// Connections are refused.
     Closed,
@@ -122,6 +172,7 @@ pub enum FailurePolicyName {
 
 /// What happens to a client's own `Authorization`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum ClientAuthorizationName {
     /// The Connector's credential takes its place.
     Replace,
@@ -133,6 +184,7 @@ pub enum ClientAuthorizationName {
 
 /// Networks that an upstream can be dialled from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum EgressName {
     /// The workload's own.
     Pod,
@@ -142,6 +194,7 @@ pub enum EgressName {
 
 /// What happens to a client that does not trust Postern's authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum UntrustedCaPolicy {
     /// Its connections fail.
     Fail,
@@ -151,6 +204,7 @@ pub enum UntrustedCaPolicy {
 
 /// `status` of a [`Connector`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectorStatus {
     /// Notes of the controller.
@@ -172,6 +226,7 @@ pub struct ConnectorStatus {
 
 /// `status.proxy`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProxyStatus {
     /// Address of the reverse proxy.
@@ -181,6 +236,7 @@ pub struct ProxyStatus {
 
 /// `status.api` of a [`Connector`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ApiStatus {
     /// Path below the platform's API entry point.

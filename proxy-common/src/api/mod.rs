@@ -6,6 +6,8 @@
 //! by whoever resolves it, who can name the document and the fix.
 
 mod class;
+#[cfg(feature = "kube")]
+pub mod cluster;
 mod connector;
 mod metadata;
 mod probe;
