@@ -40,27 +40,11 @@ pub struct Connector {
         category = "postern",
         status = "ConnectorStatus",
         derive = "PartialEq",
-        printcolumn(
-            name = "Class",
-            type_ = "string",
-            json_path = ".spec.connectorClassName"
-        ),
-        printcolumn(name = "Address", type_ = "string", json_path = ".spec.address"),
-        printcolumn(
-            name = "Ready",
-            type_ = "string",
-            json_path = r#".status.conditions[?(@.type=="Ready")].status"#
-        ),
-        printcolumn(
-            name = "Reason",
-            type_ = "string",
-            json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
-        ),
-        printcolumn(
-            name = "Age",
-            type_ = "date",
-            json_path = ".metadata.creationTimestamp"
-        ),
+        printcolumn = r#"{"name": "Class", "type": "string", "jsonPath": ".spec.connectorClassName"}"#,
+        printcolumn = r#"{"name": "Address", "type": "string", "jsonPath": ".spec.address"}"#,
+        printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
+        printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+        printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
     )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

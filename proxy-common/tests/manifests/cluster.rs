@@ -312,19 +312,19 @@ fn connector(spec: &Value) -> Value {
 
 #[test]
 fn one_object_from_the_future_is_one_error() {
-    let read = |spec: &Value| {
-        let object =
-            serde_json::from_value::<DeserializeGuard<cluster::Connector>>(connector(spec));
-        object.expect("the list goes on").0
+    let read = |spec: &Value| -> DeserializeGuard<cluster::Connector> {
+        serde_json::from_value(connector(spec)).expect("the list goes on")
     };
-    let sound = read(&json!({"address": "https://a.example.com"})).expect("it is sound");
+    let sound = read(&json!({"address": "https://a.example.com"}))
+        .0
+        .expect("it is sound");
     assert_eq!(sound.metadata.namespace.as_deref(), Some("ns"));
     assert_eq!(sound.spec.address.as_deref(), Some("https://a.example.com"));
     for spec in [
         json!({"later": true}),
         json!({"interception": {"mode": "Telepathic"}}),
     ] {
-        let fault = read(&spec).expect_err("it is not understood");
+        let fault = read(&spec).0.expect_err("it is not understood");
         assert_eq!(fault.metadata.name.as_deref(), Some("n"));
     }
 }

@@ -83,10 +83,9 @@ fn check(schema: &JSONSchemaProps, value: &Value, path: &str, faults: &mut Vec<S
     if !fits {
         return faults.push(format!("{path}: {value} is no {:?}", schema.type_));
     }
-    if let Some(allowed) = &schema.enum_ {
-        if !allowed.iter().any(|it| it.0 == *value) {
-            faults.push(format!("{path}: {value} is not allowed"));
-        }
+    let allowed = schema.enum_.as_ref();
+    if allowed.is_some_and(|it| it.iter().all(|it| it.0 != *value)) {
+        faults.push(format!("{path}: {value} is not allowed"));
     }
     for name in schema.required.iter().flatten() {
         if value.get(name).is_none() {
