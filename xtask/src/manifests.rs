@@ -43,7 +43,7 @@ fn generate(workspace: &Workspace, made: &Path) -> Result<()> {
 fn compare(workspace: &Workspace, made: &Path) -> Result<()> {
     let mut diff = Command::new("diff");
     diff.current_dir(&workspace.root)
-        .args(["--unified", "--recursive", "--new-file"])
+        .args(["--unified", "--recursive"])
         .arg(format!("--exclude={BY_HAND}"))
         .arg(FOLDER)
         .arg(made);

@@ -35,6 +35,7 @@ pub struct ConnectorClass {
         version = "v1alpha1",
         kind = "ConnectorClass",
         root = "ConnectorClassObject",
+        doc = "How one kind of system is reached, probed and authenticated to.",
         plural = "connectorclasses",
         singular = "connectorclass",
         category = "postern",

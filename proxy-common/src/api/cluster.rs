@@ -23,21 +23,10 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
             let schema = version.schema.as_mut();
             if let Some(schema) = schema.and_then(|it| it.open_api_v3_schema.as_mut()) {
                 tidy(schema);
-                schema.description = kind_description(&definition.spec.names.kind);
             }
         }
     }
     definitions
-}
-
-/// What `kubectl explain` says about a kind.
-fn kind_description(kind: &str) -> Option<String> {
-    let text = match kind {
-        "Connector" => "What a workload is allowed to reach without knowing the secret.",
-        "ConnectorClass" => "How one kind of system is reached, probed and authenticated to.",
-        _ => return None,
-    };
-    Some(text.to_owned())
 }
 
 /// Any JSON at all.

@@ -34,6 +34,7 @@ pub struct Connector {
         version = "v1alpha1",
         kind = "Connector",
         root = "ConnectorObject",
+        doc = "What a workload is allowed to reach without knowing the secret.",
         namespaced,
         plural = "connectors",
         singular = "connector",
