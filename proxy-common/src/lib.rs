@@ -5,4 +5,6 @@
 
 #[cfg(feature = "std")]
 pub mod api;
+#[cfg(feature = "distribution")]
+pub mod distribution;
 pub mod maps;
