@@ -23,7 +23,11 @@ impl Identity {
     pub fn user(name: &str, groups: &[&str]) -> Self {
         let mut groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
         groups.push("system:authenticated".to_owned());
-        Self { user: name.to_owned(), groups, ..Self::default() }
+        Self {
+            user: name.to_owned(),
+            groups,
+            ..Self::default()
+        }
     }
 
     /// A user that may do everything.
@@ -35,14 +39,20 @@ impl Identity {
     pub fn service_account(namespace: &str, name: &str) -> Self {
         Self::user(
             &format!("system:serviceaccount:{namespace}:{name}"),
-            &["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}")],
+            &[
+                "system:serviceaccounts",
+                &format!("system:serviceaccounts:{namespace}"),
+            ],
         )
     }
 
     /// The identity with a further claim.
     #[must_use]
     pub fn claim(mut self, name: &str, value: &str) -> Self {
-        self.extra.entry(name.to_owned()).or_default().push(value.to_owned());
+        self.extra
+            .entry(name.to_owned())
+            .or_default()
+            .push(value.to_owned());
         self
     }
 
@@ -56,7 +66,11 @@ impl Identity {
 
     /// Nobody.
     pub fn anonymous() -> Self {
-        Self { user: "system:anonymous".to_owned(), groups: vec!["system:unauthenticated".to_owned()], ..Self::default() }
+        Self {
+            user: "system:anonymous".to_owned(),
+            groups: vec!["system:unauthenticated".to_owned()],
+            ..Self::default()
+        }
     }
 }
 
@@ -72,36 +86,50 @@ pub struct Token {
 impl Token {
     /// A token for the API server.
     pub fn new(identity: Identity) -> Self {
-        Self { identity, audiences: vec![API_AUDIENCE.to_owned()] }
+        Self {
+            identity,
+            audiences: vec![API_AUDIENCE.to_owned()],
+        }
     }
 
     /// A token for other audiences.
     pub fn with_audiences(identity: Identity, audiences: &[&str]) -> Self {
-        Self { identity, audiences: audiences.iter().map(|audience| (*audience).to_owned()).collect() }
+        Self {
+            identity,
+            audiences: audiences
+                .iter()
+                .map(|audience| (*audience).to_owned())
+                .collect(),
+        }
     }
 }
 
 /// All valid tokens.
 #[derive(Debug, Clone, Default)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     known: HashMap<String, Token>,
 }
 
 impl Tokens {
     /// Makes a token valid.
-    pub fn insert(&mut self, token: &str, meaning: Token) {
+    pub(crate) fn insert(&mut self, token: &str, meaning: Token) {
         self.known.insert(token.to_owned(), meaning);
     }
 
     /// Makes a token invalid.
-    pub fn revoke(&mut self, token: &str) {
+    pub(crate) fn revoke(&mut self, token: &str) {
         self.known.remove(token);
     }
 
     /// Whose token it is, and which of the wanted audiences it is for.
-    pub fn check(&self, token: &str, wanted: &[String]) -> Option<(&Identity, Vec<String>)> {
+    pub(crate) fn check(&self, token: &str, wanted: &[String]) -> Option<(&Identity, Vec<String>)> {
         let known = self.known.get(token)?;
-        let common: Vec<String> = known.audiences.iter().filter(|audience| wanted.contains(audience)).cloned().collect();
+        let common: Vec<String> = known
+            .audiences
+            .iter()
+            .filter(|audience| wanted.contains(audience))
+            .cloned()
+            .collect();
         (!common.is_empty()).then_some((&known.identity, common))
     }
 }

@@ -14,7 +14,7 @@ use crate::store::{Key, LOG_CAPACITY, Store};
 
 /// Everything that the server knows.
 #[derive(Debug)]
-pub struct State {
+pub(crate) struct State {
     /// The objects.
     pub store: Store,
     /// What is served.
@@ -30,14 +30,14 @@ pub struct State {
 
 /// The state, shared by all connections.
 #[derive(Debug)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     state: Mutex<State>,
     revision: watch::Sender<u64>,
 }
 
 impl Cluster {
     /// A cluster with the namespaces and roles that every cluster has.
-    pub fn new(tokens: Tokens, graceful_pods: bool) -> Self {
+    pub(crate) fn new(tokens: Tokens, graceful_pods: bool) -> Self {
         let mut state = State {
             store: Store::new(LOG_CAPACITY),
             registry: Registry::default(),
@@ -48,16 +48,19 @@ impl Cluster {
         };
         state.bootstrap();
         let revision = watch::Sender::new(state.store.revision());
-        Self { state: Mutex::new(state), revision }
+        Self {
+            state: Mutex::new(state),
+            revision,
+        }
     }
 
     /// Looks at the state.
-    pub fn read(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn read(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state, and tells all watches.
-    pub fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let (result, revision) = {
             let mut state = self.read();
             (change(&mut state), state.store.revision())
@@ -67,7 +70,7 @@ impl Cluster {
     }
 
     /// Rings on every change.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
     }
 }
@@ -80,18 +83,58 @@ impl State {
         let first: Vec<(&str, &str, &str, Value)> = vec![
             ("", "namespaces", "default", json!({})),
             ("", "namespaces", "kube-system", json!({})),
-            ("rbac.authorization.k8s.io", "clusterroles", "cluster-admin", json!({"rules": rule("*")})),
-            ("rbac.authorization.k8s.io", "clusterroles", "system:discovery", json!({"rules": read})),
-            ("rbac.authorization.k8s.io", "clusterroles", "system:basic-user", json!({"rules": reviews})),
-            ("rbac.authorization.k8s.io", "clusterrolebindings", "cluster-admin", bind("cluster-admin", "system:masters")),
-            ("rbac.authorization.k8s.io", "clusterrolebindings", "system:discovery", bind("system:discovery", "system:authenticated")),
-            ("rbac.authorization.k8s.io", "clusterrolebindings", "system:basic-user", bind("system:basic-user", "system:authenticated")),
+            (
+                "rbac.authorization.k8s.io",
+                "clusterroles",
+                "cluster-admin",
+                json!({"rules": rule("*")}),
+            ),
+            (
+                "rbac.authorization.k8s.io",
+                "clusterroles",
+                "system:discovery",
+                json!({"rules": read}),
+            ),
+            (
+                "rbac.authorization.k8s.io",
+                "clusterroles",
+                "system:basic-user",
+                json!({"rules": reviews}),
+            ),
+            (
+                "rbac.authorization.k8s.io",
+                "clusterrolebindings",
+                "cluster-admin",
+                bind("cluster-admin", "system:masters"),
+            ),
+            (
+                "rbac.authorization.k8s.io",
+                "clusterrolebindings",
+                "system:discovery",
+                bind("system:discovery", "system:authenticated"),
+            ),
+            (
+                "rbac.authorization.k8s.io",
+                "clusterrolebindings",
+                "system:basic-user",
+                bind("system:basic-user", "system:authenticated"),
+            ),
         ];
         for (group, plural, name, mut object) in first {
             object["metadata"] = json!({"name": name});
-            let Some(resource) = self.registry.find(group, "v1", plural) else { continue };
-            let target = Target { resource, namespace: String::new(), name: String::new(), subresource: String::new() };
-            let options = WriteOptions { manager: "kube-apiserver".to_owned(), ..WriteOptions::default() };
+            let Some(resource) = self.registry.find(group, "v1", plural) else {
+                continue;
+            };
+            let target = Target {
+                resource,
+                namespace: String::new(),
+                name: String::new(),
+                subresource: String::new(),
+            };
+            let options = WriteOptions {
+                manager: "kube-apiserver".to_owned(),
+                ..WriteOptions::default()
+            };
             // These objects are correct; the tests would notice a missing one.
             drop(self.create(&target, object, &options));
         }
@@ -133,6 +176,13 @@ fn bind(role: &str, group: &str) -> Value {
 
 /// The uids of an object's owners.
 pub(crate) fn owners(object: &Value) -> Vec<String> {
-    let references = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    references.into_iter().flatten().filter_map(|owner| owner.get("uid")?.as_str()).map(str::to_owned).collect()
+    let references = object
+        .pointer("/metadata/ownerReferences")
+        .and_then(Value::as_array);
+    references
+        .into_iter()
+        .flatten()
+        .filter_map(|owner| owner.get("uid")?.as_str())
+        .map(str::to_owned)
+        .collect()
 }

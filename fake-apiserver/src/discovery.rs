@@ -6,7 +6,7 @@ use crate::error::{ApiError, Result};
 use crate::resource::{Registry, Resource, group_version};
 
 /// The version that the server says it is.
-pub fn version() -> Value {
+pub(crate) fn version() -> Value {
     json!({
         "major": "1", "minor": "36", "gitVersion": "v1.36.0", "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "2026-04-22T00:00:00Z", "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
@@ -14,12 +14,14 @@ pub fn version() -> Value {
 }
 
 /// Whether the client takes everything in one answer.
-pub fn wants_aggregated(accept: &str) -> bool {
-    accept.split(',').any(|part| part.contains("g=apidiscovery.k8s.io") && part.contains("v=v2;"))
+pub(crate) fn wants_aggregated(accept: &str) -> bool {
+    accept
+        .split(',')
+        .any(|part| part.contains("g=apidiscovery.k8s.io") && part.contains("v=v2;"))
 }
 
 /// `/api`
-pub fn core_versions(address: &str) -> Value {
+pub(crate) fn core_versions(address: &str) -> Value {
     json!({
         "kind": "APIVersions", "versions": ["v1"],
         "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
@@ -27,13 +29,17 @@ pub fn core_versions(address: &str) -> Value {
 }
 
 /// `/apis`
-pub fn groups(registry: &Registry) -> Value {
-    let groups: Vec<Value> = registry.groups().iter().map(|(name, versions)| group_of(name, versions)).collect();
+pub(crate) fn groups(registry: &Registry) -> Value {
+    let groups: Vec<Value> = registry
+        .groups()
+        .iter()
+        .map(|(name, versions)| group_of(name, versions))
+        .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/<group>`
-pub fn group(registry: &Registry, name: &str) -> Result<Value> {
+pub(crate) fn group(registry: &Registry, name: &str) -> Result<Value> {
     let groups = registry.groups();
     let versions = groups.get(name).ok_or_else(ApiError::no_such_path)?;
     let mut group = group_of(name, versions);
@@ -51,9 +57,12 @@ fn group_of(name: &str, versions: &[String]) -> Value {
 }
 
 /// `/api/v1` and `/apis/<group>/<version>`
-pub fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value> {
-    let served: Vec<&Resource> =
-        registry.iter().map(|resource| &**resource).filter(|resource| resource.group == group && resource.version == version).collect();
+pub(crate) fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value> {
+    let served: Vec<&Resource> = registry
+        .iter()
+        .map(|resource| &**resource)
+        .filter(|resource| resource.group == group && resource.version == version)
+        .collect();
     if served.is_empty() {
         return Err(ApiError::no_such_path());
     }
@@ -84,9 +93,12 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Result<Valu
 }
 
 /// Everything below `/api` or `/apis` in one answer.
-pub fn aggregated(registry: &Registry, core: bool) -> Value {
-    let groups: Vec<(String, Vec<String>)> =
-        if core { vec![(String::new(), vec!["v1".to_owned()])] } else { registry.groups().into_iter().collect() };
+pub(crate) fn aggregated(registry: &Registry, core: bool) -> Value {
+    let groups: Vec<(String, Vec<String>)> = if core {
+        vec![(String::new(), vec!["v1".to_owned()])]
+    } else {
+        registry.groups().into_iter().collect()
+    };
     let items: Vec<Value> = groups
         .iter()
         .map(|(group, versions)| {
@@ -101,7 +113,11 @@ pub fn aggregated(registry: &Registry, core: bool) -> Value {
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
-            let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+            let metadata = if group.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -109,12 +125,17 @@ pub fn aggregated(registry: &Registry, core: bool) -> Value {
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {
-    let kind = |kind: &str| json!({"group": resource.group, "version": resource.version, "kind": kind});
+    let kind =
+        |kind: &str| json!({"group": resource.group, "version": resource.version, "kind": kind});
     let subresources: Vec<Value> = resource
         .subresources()
         .into_iter()
         .map(|(name, other, verbs)| {
-            let shown = if other.is_empty() { &resource.kind } else { other };
+            let shown = if other.is_empty() {
+                &resource.kind
+            } else {
+                other
+            };
             json!({"subresource": name, "responseKind": kind(shown), "verbs": verbs})
         })
         .collect();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::resource::Resource;
 
 /// What every operation of the server answers with.
-pub type Result<T, E = ApiError> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,13 +35,25 @@ pub struct FieldError {
 impl FieldError {
     /// A field that has to be there.
     pub fn required(field: impl Into<String>, hint: &str) -> Self {
-        let message = if hint.is_empty() { "Required value".to_owned() } else { format!("Required value: {hint}") };
-        Self { field: field.into(), reason: "FieldValueRequired", message }
+        let message = if hint.is_empty() {
+            "Required value".to_owned()
+        } else {
+            format!("Required value: {hint}")
+        };
+        Self {
+            field: field.into(),
+            reason: "FieldValueRequired",
+            message,
+        }
     }
 
     /// A value that breaks a rule.
     pub fn invalid(field: impl Into<String>, value: &Value, why: &str) -> Self {
-        Self { field: field.into(), reason: "FieldValueInvalid", message: format!("Invalid value: {value}: {why}") }
+        Self {
+            field: field.into(),
+            reason: "FieldValueInvalid",
+            message: format!("Invalid value: {value}: {why}"),
+        }
     }
 
     /// A value of the wrong type.
@@ -59,25 +71,41 @@ impl FieldError {
         Self {
             field: field.into(),
             reason: "FieldValueNotSupported",
-            message: format!("Unsupported value: {value}: supported values: {}", allowed.join(", ")),
+            message: format!(
+                "Unsupported value: {value}: supported values: {}",
+                allowed.join(", ")
+            ),
         }
     }
 
     /// A change that is not allowed.
     pub fn forbidden(field: impl Into<String>, why: &str) -> Self {
-        Self { field: field.into(), reason: "FieldValueForbidden", message: format!("Forbidden: {why}") }
+        Self {
+            field: field.into(),
+            reason: "FieldValueForbidden",
+            message: format!("Forbidden: {why}"),
+        }
     }
 
     /// A value that occurs twice where it may occur once.
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
-        Self { field: field.into(), reason: "FieldValueDuplicate", message: format!("Duplicate value: {value}") }
+        Self {
+            field: field.into(),
+            reason: "FieldValueDuplicate",
+            message: format!("Duplicate value: {value}"),
+        }
     }
 }
 
 impl ApiError {
     /// Any refusal without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Box::new(Value::Null) }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: Box::new(Value::Null),
+        }
     }
 
     fn with_details(mut self, details: Value) -> Self {
@@ -102,25 +130,42 @@ impl ApiError {
 
     /// 404 for an object.
     pub fn not_found(resource: &Resource, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{} \"{name}\" not found", resource.qualified()))
-            .with_details(json!({"name": name, "group": resource.group, "kind": resource.plural}))
+        Self::new(
+            404,
+            "NotFound",
+            format!("{} \"{name}\" not found", resource.qualified()),
+        )
+        .with_details(json!({"name": name, "group": resource.group, "kind": resource.plural}))
     }
 
     /// 404 for a path that leads nowhere.
     pub fn no_such_path() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource").with_details(json!({}))
+        Self::new(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+        )
+        .with_details(json!({}))
     }
 
     /// 405.
     pub fn method_not_allowed() -> Self {
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-            .with_details(json!({}))
+        Self::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )
+        .with_details(json!({}))
     }
 
     /// 409: the name is taken.
     pub fn already_exists(resource: &Resource, name: &str) -> Self {
-        Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", resource.qualified()))
-            .with_details(json!({"name": name, "group": resource.group, "kind": resource.plural}))
+        Self::new(
+            409,
+            "AlreadyExists",
+            format!("{} \"{name}\" already exists", resource.qualified()),
+        )
+        .with_details(json!({"name": name, "group": resource.group, "kind": resource.plural}))
     }
 
     /// 409: somebody was faster.
@@ -128,15 +173,17 @@ impl ApiError {
         Self::new(
             409,
             "Conflict",
-            format!("Operation cannot be fulfilled on {} \"{name}\": {why}", resource.qualified()),
+            format!(
+                "Operation cannot be fulfilled on {} \"{name}\": {why}",
+                resource.qualified()
+            ),
         )
         .with_details(json!({"name": name, "group": resource.group, "kind": resource.plural}))
     }
 
     /// 409: the resourceVersion is not the newest.
     pub fn stale(resource: &Resource, name: &str) -> Self {
-        let why =
-            "the object has been modified; please apply your changes to the latest version and try again";
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(resource, name, why)
     }
 
@@ -146,12 +193,16 @@ impl ApiError {
         let count = causes.len();
         let plural = if count == 1 { "" } else { "s" };
         let mut message = format!("Apply failed with {count} conflict{plural}: ");
-        let managers: std::collections::BTreeSet<&str> = causes.iter().map(|(manager, _)| manager.as_str()).collect();
+        let managers: std::collections::BTreeSet<&str> =
+            causes.iter().map(|(manager, _)| manager.as_str()).collect();
         let parts: Vec<String> = managers
             .iter()
             .map(|manager| {
-                let fields: Vec<&str> =
-                    causes.iter().filter(|cause| cause.0 == **manager).map(|cause| cause.1.as_str()).collect();
+                let fields: Vec<&str> = causes
+                    .iter()
+                    .filter(|cause| cause.0 == **manager)
+                    .map(|cause| cause.1.as_str())
+                    .collect();
                 if let [field] = fields.as_slice() {
                     format!("conflict with {manager}: {field}")
                 } else {
@@ -190,8 +241,15 @@ impl ApiError {
 
     /// 422: fields that fail validation.
     pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> Self {
-        let lines: Vec<String> = errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
-        let list = if let [line] = lines.as_slice() { line.clone() } else { format!("[{}]", lines.join(", ")) };
+        let lines: Vec<String> = errors
+            .iter()
+            .map(|error| format!("{}: {}", error.field, error.message))
+            .collect();
+        let list = if let [line] = lines.as_slice() {
+            line.clone()
+        } else {
+            format!("[{}]", lines.join(", "))
+        };
         let kind = if resource.group.is_empty() {
             resource.kind.clone()
         } else {
@@ -201,25 +259,40 @@ impl ApiError {
             .iter()
             .map(|error| json!({"reason": error.reason, "message": error.message, "field": error.field}))
             .collect();
-        Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {list}")).with_details(
+        Self::new(
+            422,
+            "Invalid",
+            format!("{kind} \"{name}\" is invalid: {list}"),
+        )
+        .with_details(
             json!({"name": name, "group": resource.group, "kind": resource.kind, "causes": causes}),
         )
     }
 
     /// The seconds after which the client may try again, where the refusal says so.
     pub fn retry_after(&self) -> Option<u64> {
-        self.details.get("retryAfterSeconds").and_then(Value::as_u64)
+        self.details
+            .get("retryAfterSeconds")
+            .and_then(Value::as_u64)
     }
 
     /// 429 with a time to wait.
     pub fn too_many_requests(retry_after_seconds: u64) -> Self {
-        Self::new(429, "TooManyRequests", "the server has received too many requests and has asked us to try again later")
-            .with_details(json!({"retryAfterSeconds": retry_after_seconds}))
+        Self::new(
+            429,
+            "TooManyRequests",
+            "the server has received too many requests and has asked us to try again later",
+        )
+        .with_details(json!({"retryAfterSeconds": retry_after_seconds}))
     }
 
     /// 500.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self::new(500, "InternalError", format!("Internal error occurred: {}", message.into()))
+        Self::new(
+            500,
+            "InternalError",
+            format!("Internal error occurred: {}", message.into()),
+        )
     }
 
     /// 504 for a resourceVersion from the future.

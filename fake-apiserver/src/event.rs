@@ -26,7 +26,7 @@ fn rename(map: &mut Map<String, Value>, from: &str, to: &str) {
 }
 
 /// Brings an event into the form that is stored.
-pub fn store(resource: &Resource, object: &mut Value) {
+pub(crate) fn store(resource: &Resource, object: &mut Value) {
     if let (true, Some(map)) = (concerns(resource), object.as_object_mut()) {
         for (new, core) in NAMES {
             rename(map, new, core);
@@ -36,7 +36,7 @@ pub fn store(resource: &Resource, object: &mut Value) {
 }
 
 /// Brings a stored event into the form of the request.
-pub fn present(resource: &Resource, object: &mut Value) {
+pub(crate) fn present(resource: &Resource, object: &mut Value) {
     if let (true, Some(map)) = (concerns(resource), object.as_object_mut()) {
         for (new, core) in NAMES {
             rename(map, core, new);

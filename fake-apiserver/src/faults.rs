@@ -29,9 +29,21 @@ impl Fault {
         match self {
             Self::TooManyRequests { retry_after } => ApiError::too_many_requests(retry_after),
             Self::InternalError => ApiError::internal("injected fault"),
-            Self::Unavailable => ApiError::new(503, "ServiceUnavailable", "the server is currently unable to handle the request"),
-            Self::Timeout => ApiError::new(504, "Timeout", "the server was unable to return a response in the time allotted"),
-            Self::Conflict => ApiError::new(409, "Conflict", "the object has been modified; please apply your changes to the latest version and try again"),
+            Self::Unavailable => ApiError::new(
+                503,
+                "ServiceUnavailable",
+                "the server is currently unable to handle the request",
+            ),
+            Self::Timeout => ApiError::new(
+                504,
+                "Timeout",
+                "the server was unable to return a response in the time allotted",
+            ),
+            Self::Conflict => ApiError::new(
+                409,
+                "Conflict",
+                "the object has been modified; please apply your changes to the latest version and try again",
+            ),
         }
     }
 }
@@ -53,11 +65,15 @@ impl Matching {
 
     /// Requests with that verb for that resource.
     pub fn new(verb: &str, resource: &str) -> Self {
-        Self { verb: verb.to_owned(), resource: resource.to_owned() }
+        Self {
+            verb: verb.to_owned(),
+            resource: resource.to_owned(),
+        }
     }
 
     pub(crate) fn hits(&self, verb: &str, resource: &str) -> bool {
-        (self.verb.is_empty() || self.verb == verb) && (self.resource.is_empty() || self.resource == resource)
+        (self.verb.is_empty() || self.verb == verb)
+            && (self.resource.is_empty() || self.resource == resource)
     }
 }
 
@@ -69,18 +85,22 @@ struct Plan {
 
 /// The faults that are to come.
 #[derive(Debug, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     plan: Mutex<Plan>,
 }
 
 impl Faults {
     /// Lets the next requests fail.
-    pub fn fail(&self, matching: Matching, fault: Fault, times: usize) {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner).next.push((matching, fault, times));
+    pub(crate) fn fail(&self, matching: Matching, fault: Fault, times: usize) {
+        self.plan
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .next
+            .push((matching, fault, times));
     }
 
     /// Makes requests wait until they are handled; a zero delay ends it.
-    pub fn delay(&self, matching: Matching, delay: Duration) {
+    pub(crate) fn delay(&self, matching: Matching, delay: Duration) {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         plan.delays.retain(|(known, _)| *known != matching);
         if !delay.is_zero() {
@@ -89,15 +109,23 @@ impl Faults {
     }
 
     /// Forgets all faults and delays.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = Plan::default();
     }
 
     /// What is to happen with a request.
-    pub fn of(&self, verb: &str, resource: &str) -> (Duration, Option<Fault>) {
+    pub(crate) fn of(&self, verb: &str, resource: &str) -> (Duration, Option<Fault>) {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        let delay = plan.delays.iter().filter(|(matching, _)| matching.hits(verb, resource)).map(|(_, delay)| *delay).sum();
-        let hit = plan.next.iter_mut().find(|(matching, _, left)| *left > 0 && matching.hits(verb, resource));
+        let delay = plan
+            .delays
+            .iter()
+            .filter(|(matching, _)| matching.hits(verb, resource))
+            .map(|(_, delay)| *delay)
+            .sum();
+        let hit = plan
+            .next
+            .iter_mut()
+            .find(|(matching, _, left)| *left > 0 && matching.hits(verb, resource));
         let fault = hit.map(|(_, fault, left)| {
             *left -= 1;
             *fault

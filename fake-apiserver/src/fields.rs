@@ -9,7 +9,7 @@ use crate::shape::{List, Shape};
 /// A set of paths. An element of a path is written as in `FieldsV1`: `f:spec`,
 /// `k:{"name":"a"}` or `v:"x"`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FieldSet {
+pub(crate) struct FieldSet {
     member: bool,
     children: BTreeMap<String, FieldSet>,
 }
@@ -31,14 +31,19 @@ const UNOWNED: &[&str] = &[
 
 impl FieldSet {
     /// The fields that an object has.
-    pub fn of_object(object: &Value, shape: Shape<'_>) -> Self {
+    pub(crate) fn of_object(object: &Value, shape: Shape<'_>) -> Self {
         Self::changes(&Value::Null, object, shape).0
     }
 
     /// The fields that differ or are new in `new`, and those that it no longer has.
-    pub fn changes(old: &Value, new: &Value, shape: Shape<'_>) -> (Self, Self) {
+    pub(crate) fn changes(old: &Value, new: &Value, shape: Shape<'_>) -> (Self, Self) {
         let (mut changed, mut removed) = (Self::default(), Self::default());
-        let names: BTreeSet<&String> = old.as_object().into_iter().chain(new.as_object()).flat_map(Map::keys).collect();
+        let names: BTreeSet<&String> = old
+            .as_object()
+            .into_iter()
+            .chain(new.as_object())
+            .flat_map(Map::keys)
+            .collect();
         for name in names {
             let (old, new) = (old.get(name), new.get(name));
             let (child_changed, child_removed) = compare(old, new, shape.top(name));
@@ -51,7 +56,10 @@ impl FieldSet {
     }
 
     fn leaf() -> Self {
-        Self { member: true, children: BTreeMap::new() }
+        Self {
+            member: true,
+            children: BTreeMap::new(),
+        }
     }
 
     fn insert(&mut self, element: String, set: Self) {
@@ -75,12 +83,12 @@ impl FieldSet {
     }
 
     /// Whether nothing is in it.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         !self.member && self.children.is_empty()
     }
 
     /// What is in either.
-    pub fn union(&mut self, other: &Self) {
+    pub(crate) fn union(&mut self, other: &Self) {
         self.member |= other.member;
         for (element, set) in &other.children {
             self.children.entry(element.clone()).or_default().union(set);
@@ -89,21 +97,26 @@ impl FieldSet {
 
     /// What is in this one only.
     #[must_use]
-    pub fn without(&self, other: &Self) -> Self {
+    pub(crate) fn without(&self, other: &Self) -> Self {
         self.combine(other, |mine, theirs| mine && !theirs, true)
     }
 
     /// What is in both.
     #[must_use]
-    pub fn common(&self, other: &Self) -> Self {
+    pub(crate) fn common(&self, other: &Self) -> Self {
         self.combine(other, |mine, theirs| mine && theirs, false)
     }
 
     fn combine(&self, other: &Self, keep: fn(bool, bool) -> bool, keep_unmatched: bool) -> Self {
-        let mut result = Self { member: keep(self.member, other.member), children: BTreeMap::new() };
+        let mut result = Self {
+            member: keep(self.member, other.member),
+            children: BTreeMap::new(),
+        };
         for (element, set) in &self.children {
             match other.children.get(element) {
-                Some(theirs) => result.insert(element.clone(), set.combine(theirs, keep, keep_unmatched)),
+                Some(theirs) => {
+                    result.insert(element.clone(), set.combine(theirs, keep, keep_unmatched));
+                }
                 None if keep_unmatched => result.insert(element.clone(), set.clone()),
                 None => {}
             }
@@ -112,7 +125,7 @@ impl FieldSet {
     }
 
     /// Reads `fieldsV1`.
-    pub fn from_json(value: &Value) -> Self {
+    pub(crate) fn from_json(value: &Value) -> Self {
         let mut set = Self::default();
         for (element, inner) in value.as_object().into_iter().flatten() {
             if element == "." {
@@ -127,7 +140,7 @@ impl FieldSet {
     }
 
     /// Writes `fieldsV1`.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let mut map = Map::new();
         if self.member && !self.children.is_empty() {
             map.insert(".".to_owned(), Value::Object(Map::new()));
@@ -139,7 +152,7 @@ impl FieldSet {
     }
 
     /// The paths in it, as people read them.
-    pub fn paths(&self) -> Vec<String> {
+    pub(crate) fn paths(&self) -> Vec<String> {
         let mut found = Vec::new();
         self.collect("", &mut found);
         found
@@ -155,7 +168,7 @@ impl FieldSet {
     }
 
     /// Takes the fields of this set out of an object, except for what `keep` has.
-    pub fn remove_from(&self, object: &mut Value, keep: &Self, shape: Shape<'_>) {
+    pub(crate) fn remove_from(&self, object: &mut Value, keep: &Self, shape: Shape<'_>) {
         for (element, set) in &self.children {
             if let Some(name) = element.strip_prefix("f:") {
                 set.remove_field(object, name, keep.children.get(element), shape.top(name));
@@ -164,8 +177,12 @@ impl FieldSet {
     }
 
     fn remove_field(&self, holder: &mut Value, name: &str, keep: Option<&Self>, shape: Shape<'_>) {
-        let Some(map) = holder.as_object_mut() else { return };
-        let Some(value) = map.get_mut(name) else { return };
+        let Some(map) = holder.as_object_mut() else {
+            return;
+        };
+        let Some(value) = map.get_mut(name) else {
+            return;
+        };
         if self.take(value, keep, shape) {
             map.remove(name);
         }
@@ -183,15 +200,24 @@ impl FieldSet {
             Value::Object(_) => {
                 for (element, set) in &self.children {
                     if let Some(name) = element.strip_prefix("f:") {
-                        set.remove_field(value, name, keep.children.get(element), shape.field(name));
+                        set.remove_field(
+                            value,
+                            name,
+                            keep.children.get(element),
+                            shape.field(name),
+                        );
                     }
                 }
                 !kept && value.as_object().is_some_and(Map::is_empty)
             }
             Value::Array(items) => {
                 items.retain_mut(|item| {
-                    let Some(element) = element(item, shape) else { return true };
-                    let Some(set) = self.children.get(&element) else { return true };
+                    let Some(element) = element(item, shape) else {
+                        return true;
+                    };
+                    let Some(set) = self.children.get(&element) else {
+                        return true;
+                    };
                     !set.take(item, keep.children.get(&element), shape.items())
                 });
                 !kept && items.is_empty()
@@ -214,17 +240,24 @@ fn compare(old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) -> (Field
         (Some(Value::Object(old)), Some(Value::Object(new))) if !shape.atomic_map() => {
             let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
             pairwise(names.into_iter().map(|name| {
-                (format!("f:{name}"), compare(old.get(name), new.get(name), shape.field(name)))
+                (
+                    format!("f:{name}"),
+                    compare(old.get(name), new.get(name), shape.field(name)),
+                )
             }))
         }
         (Some(Value::Array(old)), Some(Value::Array(new))) if shape.list() != List::Atomic => {
             let find = |items: &[Value]| -> BTreeMap<String, Value> {
-                items.iter().filter_map(|item| Some((element(item, shape)?, item.clone()))).collect()
+                items
+                    .iter()
+                    .filter_map(|item| Some((element(item, shape)?, item.clone())))
+                    .collect()
             };
             let (old, new) = (find(old), find(new));
             let elements: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
             pairwise(elements.into_iter().map(|element| {
-                let (mut changed, removed) = compare(old.get(element), new.get(element), shape.items());
+                let (mut changed, removed) =
+                    compare(old.get(element), new.get(element), shape.items());
                 changed.member |= !old.contains_key(element);
                 (element.clone(), (changed, removed))
             }))
@@ -251,14 +284,19 @@ fn of(value: &Value, shape: Shape<'_>) -> FieldSet {
     match value {
         Value::Object(map) if !map.is_empty() && !shape.atomic_map() => {
             pairwise(map.iter().map(|(name, value)| {
-                (format!("f:{name}"), (of(value, shape.field(name)), FieldSet::default()))
+                (
+                    format!("f:{name}"),
+                    (of(value, shape.field(name)), FieldSet::default()),
+                )
             }))
             .0
         }
         Value::Array(items) if !items.is_empty() && shape.list() != List::Atomic => {
             let mut set = FieldSet::default();
             for item in items {
-                let Some(element) = element(item, shape) else { continue };
+                let Some(element) = element(item, shape) else {
+                    continue;
+                };
                 let mut child = of(item, shape.items());
                 child.member = true;
                 set.insert(element, child);
@@ -270,7 +308,7 @@ fn of(value: &Value, shape: Shape<'_>) -> FieldSet {
 }
 
 /// The element of a path that leads to a list's item.
-pub fn element(item: &Value, list: Shape<'_>) -> Option<String> {
+pub(crate) fn element(item: &Value, list: Shape<'_>) -> Option<String> {
     match list.list() {
         List::Atomic => None,
         List::Set => Some(format!("v:{item}")),
@@ -294,7 +332,13 @@ fn readable(element: &str) -> String {
     if let Some(value) = element.strip_prefix("v:") {
         return format!("[={value}]");
     }
-    let keys = element.strip_prefix("k:").and_then(|keys| serde_json::from_str::<Map<String, Value>>(keys).ok());
-    let pairs: Vec<String> = keys.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
+    let keys = element
+        .strip_prefix("k:")
+        .and_then(|keys| serde_json::from_str::<Map<String, Value>>(keys).ok());
+    let pairs: Vec<String> = keys
+        .iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     format!("[{}]", pairs.join(","))
 }

@@ -16,7 +16,7 @@ fn random() -> u64 {
 }
 
 /// A new uid.
-pub fn uid() -> String {
+pub(crate) fn uid() -> String {
     let (high, low) = (random(), random());
     format!(
         "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
@@ -29,7 +29,7 @@ pub fn uid() -> String {
 }
 
 /// What is appended to `generateName`.
-pub fn suffix() -> String {
+pub(crate) fn suffix() -> String {
     let mut bits = random();
     let count = LETTERS.len() as u64;
     (0..SUFFIX_LENGTH)
@@ -42,31 +42,37 @@ pub fn suffix() -> String {
 }
 
 /// A token that nobody guesses by accident.
-pub fn token() -> String {
+pub(crate) fn token() -> String {
     format!("fake.{:016x}{:016x}", random(), random())
 }
 
 /// A time as objects have it, whole seconds in UTC.
-pub fn timestamp(at: OffsetDateTime) -> String {
+pub(crate) fn timestamp(at: OffsetDateTime) -> String {
     let whole = at.replace_nanosecond(0).unwrap_or(at);
     whole.format(&Rfc3339).unwrap_or_default()
 }
 
 /// Now.
-pub fn now() -> String {
+pub(crate) fn now() -> String {
     timestamp(OffsetDateTime::now_utc())
 }
 
 /// How long ago a time was, as tables show it (`5m`, `3d4h`).
-pub fn age(text: &str) -> String {
-    let Ok(then) = OffsetDateTime::parse(text, &Rfc3339) else { return "<unknown>".to_owned() };
+pub(crate) fn age(text: &str) -> String {
+    let Ok(then) = OffsetDateTime::parse(text, &Rfc3339) else {
+        return "<unknown>".to_owned();
+    };
     duration((OffsetDateTime::now_utc() - then).whole_seconds().max(0))
 }
 
 fn duration(seconds: i64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     let with = |value: i64, unit: &str, rest: i64, small: &str| {
-        if rest == 0 { format!("{value}{unit}") } else { format!("{value}{unit}{rest}{small}") }
+        if rest == 0 {
+            format!("{value}{unit}")
+        } else {
+            format!("{value}{unit}{rest}{small}")
+        }
     };
     match seconds {
         0..120 => format!("{seconds}s"),

@@ -90,7 +90,8 @@ impl Handle {
 
     /// Makes a token valid.
     pub fn add_token(&self, token: &str, meaning: Token) {
-        self.cluster.write(|state| state.tokens.insert(token, meaning));
+        self.cluster
+            .write(|state| state.tokens.insert(token, meaning));
     }
 
     /// Makes a token invalid.
@@ -105,7 +106,10 @@ impl Handle {
 
     /// The requests that changed objects.
     pub fn writes(&self) -> Vec<Entry> {
-        self.requests().into_iter().filter(Entry::is_write).collect()
+        self.requests()
+            .into_iter()
+            .filter(Entry::is_write)
+            .collect()
     }
 
     /// Forgets all requests so far.
@@ -115,7 +119,13 @@ impl Handle {
 
     /// An object as it is stored, past authentication and the log. The API version is
     /// `v1` or `group/version`; the namespace is empty for cluster-wide resources.
-    pub fn object(&self, api_version: &str, plural: &str, namespace: &str, name: &str) -> Result<Value> {
+    pub fn object(
+        &self,
+        api_version: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value> {
         let state = self.cluster.read();
         state.get(&target(&state, api_version, plural, namespace, name)?)
     }
@@ -125,21 +135,50 @@ impl Handle {
         let state = self.cluster.read();
         let target = target(&state, api_version, plural, namespace, "")?;
         let list = state.list(&target, &ListOptions::default())?;
-        Ok(list.items.iter().map(|object| encode(&target.resource, object)).collect())
+        Ok(list
+            .items
+            .iter()
+            .map(|object| encode(&target.resource, object))
+            .collect())
     }
 
     /// Creates an object past HTTP, for tests that need many.
-    pub fn create(&self, api_version: &str, plural: &str, namespace: &str, object: Value) -> Result<Value> {
+    pub fn create(
+        &self,
+        api_version: &str,
+        plural: &str,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Value> {
         self.cluster.write(|state| {
             let target = target(state, api_version, plural, namespace, "")?;
-            let options = WriteOptions { manager: "fake-apiserver".to_owned(), ..WriteOptions::default() };
-            state.create(&target, object, &options).map(|written| written.object)
+            let options = WriteOptions {
+                manager: "fake-apiserver".to_owned(),
+                ..WriteOptions::default()
+            };
+            state
+                .create(&target, object, &options)
+                .map(|written| written.object)
         })
     }
 }
 
-fn target(state: &crate::cluster::State, api_version: &str, plural: &str, namespace: &str, name: &str) -> Result<Target> {
+fn target(
+    state: &crate::cluster::State,
+    api_version: &str,
+    plural: &str,
+    namespace: &str,
+    name: &str,
+) -> Result<Target> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let resource = state.registry.find(group, version, plural).ok_or_else(ApiError::no_such_path)?;
-    Ok(Target { resource, namespace: namespace.to_owned(), name: name.to_owned(), subresource: String::new() })
+    let resource = state
+        .registry
+        .find(group, version, plural)
+        .ok_or_else(ApiError::no_such_path)?;
+    Ok(Target {
+        resource,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        subresource: String::new(),
+    })
 }

@@ -1,4 +1,4 @@
-//! The part of JSONPath that printer columns and selectable fields use: names, indexes,
+//! The part of `JSONPath` that printer columns and selectable fields use: names, indexes,
 //! `[*]` and filters that compare with `==`.
 
 use serde_json::Value;
@@ -14,10 +14,13 @@ enum Step<'a> {
 }
 
 /// All values at a path such as `.status.conditions[?(@.type=="Ready")].status`.
-pub fn find<'v>(value: &'v Value, path: &str) -> Vec<&'v Value> {
+pub(crate) fn find<'v>(value: &'v Value, path: &str) -> Vec<&'v Value> {
     let mut found = vec![value];
     for step in steps(path) {
-        found = found.into_iter().flat_map(|value| take(value, &step)).collect();
+        found = found
+            .into_iter()
+            .flat_map(|value| take(value, &step))
+            .collect();
     }
     found
 }
@@ -28,7 +31,11 @@ fn take<'v>(value: &'v Value, step: &Step<'_>) -> Vec<&'v Value> {
         (Step::Index(index), Value::Array(items)) => {
             let length = i64::try_from(items.len()).unwrap_or(i64::MAX);
             let index = if *index < 0 { length + index } else { *index };
-            usize::try_from(index).ok().and_then(|index| items.get(index)).into_iter().collect()
+            usize::try_from(index)
+                .ok()
+                .and_then(|index| items.get(index))
+                .into_iter()
+                .collect()
         }
         (Step::All, Value::Array(items)) => items.iter().collect(),
         (Step::All, Value::Object(map)) => map.values().collect(),
@@ -37,7 +44,9 @@ fn take<'v>(value: &'v Value, step: &Step<'_>) -> Vec<&'v Value> {
             .filter(|item| {
                 find(item, path).iter().any(|value| match value {
                     Value::String(text) => text == wanted,
-                    other => other.to_string() == *wanted,
+                    other => {
+                        serde_json::from_str(wanted).is_ok_and(|wanted: Value| wanted == **other)
+                    }
                 })
             })
             .collect(),
@@ -58,7 +67,11 @@ fn steps(path: &str) -> Vec<Step<'_>> {
             let after = rest.strip_prefix('.').unwrap_or(rest);
             let end = name_end(after);
             if end > 0 {
-                found.push(if &after[..end] == "*" { Step::All } else { Step::Name(&after[..end]) });
+                found.push(if &after[..end] == "*" {
+                    Step::All
+                } else {
+                    Step::Name(&after[..end])
+                });
             } else if !after.starts_with(['[', '.']) {
                 break;
             }
@@ -92,9 +105,15 @@ fn bracket(inside: &str) -> Option<Step<'_>> {
     if inside == "*" {
         return Some(Step::All);
     }
-    if let Some(filter) = inside.strip_prefix("?(").and_then(|rest| rest.strip_suffix(')')) {
+    if let Some(filter) = inside
+        .strip_prefix("?(")
+        .and_then(|rest| rest.strip_suffix(')'))
+    {
         let (path, wanted) = filter.split_once("==")?;
-        return Some(Step::Where(path.trim().trim_start_matches('@'), unquote(wanted.trim())));
+        return Some(Step::Where(
+            path.trim().trim_start_matches('@'),
+            unquote(wanted.trim()),
+        ));
     }
     if let Ok(index) = inside.parse() {
         return Some(Step::Index(index));

@@ -4,7 +4,7 @@
 //! controller run against it unchanged. What it does, it does as the API conventions say:
 //! one resourceVersion for all objects, conflicts, watches with bookmarks and 410, field
 //! managers and server-side apply, status subresources, finalizers, dependents, schemas of
-//! CustomResourceDefinitions, RBAC. What it does not do, it refuses with a `Status`.
+//! `CustomResourceDefinitions`, RBAC. What it does not do, it refuses with a `Status`.
 //!
 //! There are no controllers, no scheduler and no kubelet behind it, no admission webhooks
 //! and no CEL rules. A deleted Deployment takes its dependents with it, but creates none.

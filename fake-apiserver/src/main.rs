@@ -58,17 +58,31 @@ struct TokenEntry {
 impl TokenEntry {
     fn token(self) -> Token {
         let groups: Vec<&str> = self.groups.iter().map(String::as_str).collect();
-        let identity = Identity { uid: self.uid, extra: self.extra, ..Identity::user(&self.user, &groups) };
-        let audiences = if self.audiences.is_empty() { vec![API_AUDIENCE.to_owned()] } else { self.audiences };
-        Token { identity, audiences }
+        let identity = Identity {
+            uid: self.uid,
+            extra: self.extra,
+            ..Identity::user(&self.user, &groups)
+        };
+        let audiences = if self.audiences.is_empty() {
+            vec![API_AUDIENCE.to_owned()]
+        } else {
+            self.audiences
+        };
+        Token {
+            identity,
+            audiences,
+        }
     }
 }
 
 fn tokens(path: &PathBuf) -> Result<Vec<(String, Token)>> {
     let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let entries: BTreeMap<String, TokenEntry> =
-        serde_json::from_slice(&text).with_context(|| format!("{} is no table of tokens", path.display()))?;
-    Ok(entries.into_iter().map(|(token, entry)| (token, entry.token())).collect())
+    let entries: BTreeMap<String, TokenEntry> = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is no table of tokens", path.display()))?;
+    Ok(entries
+        .into_iter()
+        .map(|(token, entry)| (token, entry.token()))
+        .collect())
 }
 
 #[tokio::main]
@@ -80,17 +94,29 @@ async fn main() -> Result<()> {
         tls: arguments.tls,
         enforce_rbac: arguments.rbac,
         graceful_pods: !arguments.no_graceful_pods,
-        tokens: arguments.tokens.as_ref().map(tokens).transpose()?.unwrap_or_default(),
-        anonymous: if arguments.no_anonymous { None } else { defaults.anonymous.clone() },
+        tokens: arguments
+            .tokens
+            .as_ref()
+            .map(tokens)
+            .transpose()?
+            .unwrap_or_default(),
+        anonymous: if arguments.no_anonymous {
+            None
+        } else {
+            defaults.anonymous.clone()
+        },
         ..defaults
     })
     .await?;
     if let (Some(path), Some(authority)) = (&arguments.authority, server.authority()) {
-        std::fs::write(path, authority).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, authority)
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &arguments.kubeconfig {
         server.write_kubeconfig(path, arguments.kubeconfig_token.as_deref())?;
     }
     println!("{}", server.url());
-    tokio::signal::ctrl_c().await.context("cannot wait for an interrupt")
+    tokio::signal::ctrl_c()
+        .await
+        .context("cannot wait for an interrupt")
 }

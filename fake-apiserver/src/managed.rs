@@ -9,7 +9,7 @@ use crate::shape::Shape;
 
 /// Who makes a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Manager {
+pub(crate) struct Manager {
     /// Its name.
     pub name: String,
     /// `Apply` or `Update`.
@@ -22,7 +22,7 @@ pub struct Manager {
 
 /// One entry of `managedFields`.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Name of the manager.
     pub name: String,
     /// `Apply` or `Update`.
@@ -39,7 +39,7 @@ pub struct Entry {
 
 impl Entry {
     /// Whether it belongs to that manager.
-    pub fn is(&self, manager: &Manager) -> bool {
+    pub(crate) fn is(&self, manager: &Manager) -> bool {
         self.name == manager.name
             && self.operation == manager.operation
             && self.api_version == manager.api_version
@@ -47,15 +47,15 @@ impl Entry {
     }
 
     /// How a conflict names it.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let mut text = format!("\"{}\"", self.name);
         if !self.subresource.is_empty() {
-            text.push_str(&format!(" with subresource \"{}\"", self.subresource));
+            text = format!("{text} with subresource \"{}\"", self.subresource);
         }
         if self.operation == "Update" {
-            text.push_str(&format!(" using {}", self.api_version));
+            text = format!("{text} using {}", self.api_version);
             if !self.time.is_empty() {
-                text.push_str(&format!(" at {}", self.time));
+                text = format!("{text} at {}", self.time);
             }
         }
         text
@@ -63,9 +63,17 @@ impl Entry {
 }
 
 /// The entries of an object.
-pub fn read(object: &Value) -> Vec<Entry> {
-    let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
-    let text = |entry: &Value, name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+pub(crate) fn read(object: &Value) -> Vec<Entry> {
+    let entries = object
+        .pointer("/metadata/managedFields")
+        .and_then(Value::as_array);
+    let text = |entry: &Value, name: &str| {
+        entry
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     entries
         .into_iter()
         .flatten()
@@ -75,14 +83,17 @@ pub fn read(object: &Value) -> Vec<Entry> {
             api_version: text(entry, "apiVersion"),
             subresource: text(entry, "subresource"),
             time: text(entry, "time"),
-            fields: entry.get("fieldsV1").map(FieldSet::from_json).unwrap_or_default(),
+            fields: entry
+                .get("fieldsV1")
+                .map(FieldSet::from_json)
+                .unwrap_or_default(),
         })
         .filter(|entry| !entry.operation.is_empty())
         .collect()
 }
 
 /// Puts entries into an object; those that manage nothing fall out.
-pub fn write(object: &mut Value, entries: &[Entry]) {
+pub(crate) fn write(object: &mut Value, entries: &[Entry]) {
     let list: Vec<Value> = entries
         .iter()
         .filter(|entry| !entry.fields.is_empty())
@@ -107,7 +118,7 @@ pub fn write(object: &mut Value, entries: &[Entry]) {
 }
 
 /// Gives the manager what it manages from now on.
-pub fn assign(entries: &mut Vec<Entry>, manager: &Manager, fields: FieldSet) {
+pub(crate) fn assign(entries: &mut Vec<Entry>, manager: &Manager, fields: FieldSet) {
     match entries.iter_mut().find(|entry| entry.is(manager)) {
         Some(entry) if entry.fields == fields => {}
         Some(entry) => {
@@ -126,10 +137,19 @@ pub fn assign(entries: &mut Vec<Entry>, manager: &Manager, fields: FieldSet) {
 }
 
 /// Notes a change that was no apply: whoever changes a field owns it alone.
-pub fn track(resource: &Resource, old: &Value, new: &mut Value, manager: &Manager) {
-    let mut entries = match new.pointer("/metadata/managedFields").and_then(Value::as_array) {
+pub(crate) fn track(resource: &Resource, old: &Value, new: &mut Value, manager: &Manager) {
+    let mut entries = match new
+        .pointer("/metadata/managedFields")
+        .and_then(Value::as_array)
+    {
         // An empty list, or one with an empty entry, starts anew.
-        Some(given) if given.iter().all(|entry| entry.as_object().is_some_and(serde_json::Map::is_empty)) => Vec::new(),
+        Some(given)
+            if given
+                .iter()
+                .all(|entry| entry.as_object().is_some_and(serde_json::Map::is_empty)) =>
+        {
+            Vec::new()
+        }
         Some(_) => read(new),
         None => read(old),
     };

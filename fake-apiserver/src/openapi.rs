@@ -1,4 +1,4 @@
-//! OpenAPI, as far as clients need it: which paths take which parameters, and the schemas
+//! `OpenAPI`, as far as clients need it: which paths take which parameters, and the schemas
 //! of custom resources.
 
 use std::collections::BTreeSet;
@@ -9,11 +9,15 @@ use crate::error::{ApiError, Result};
 use crate::resource::{Registry, Resource};
 
 fn root(resource: &Resource) -> String {
-    if resource.group.is_empty() { format!("api/{}", resource.version) } else { format!("apis/{}", resource.api_version()) }
+    if resource.group.is_empty() {
+        format!("api/{}", resource.version)
+    } else {
+        format!("apis/{}", resource.api_version())
+    }
 }
 
 /// `/openapi/v3`
-pub fn index(registry: &Registry) -> Value {
+pub(crate) fn index(registry: &Registry) -> Value {
     let roots: BTreeSet<String> = registry.iter().map(|resource| root(resource)).collect();
     let paths: Map<String, Value> = roots
         .into_iter()
@@ -26,8 +30,12 @@ pub fn index(registry: &Registry) -> Value {
 }
 
 /// `/openapi/v3/<path>`
-pub fn document(registry: &Registry, path: &str) -> Result<Value> {
-    let served: Vec<&Resource> = registry.iter().map(|resource| &**resource).filter(|resource| root(resource) == path).collect();
+pub(crate) fn document(registry: &Registry, path: &str) -> Result<Value> {
+    let served: Vec<&Resource> = registry
+        .iter()
+        .map(|resource| &**resource)
+        .filter(|resource| root(resource) == path)
+        .collect();
     if served.is_empty() {
         return Err(ApiError::no_such_path());
     }
@@ -37,7 +45,7 @@ pub fn document(registry: &Registry, path: &str) -> Result<Value> {
 }
 
 /// `/openapi/v2`
-pub fn legacy(registry: &Registry) -> Value {
+pub(crate) fn legacy(registry: &Registry) -> Value {
     let served: Vec<&Resource> = registry.iter().map(|resource| &**resource).collect();
     let mut document = describe(&served);
     let schemas = document["components"]["schemas"].take();
@@ -52,10 +60,18 @@ pub fn legacy(registry: &Registry) -> Value {
 fn describe(served: &[&Resource]) -> Value {
     let (mut paths, mut schemas) = (Map::new(), Map::new());
     for resource in served {
-        let identity = json!({"group": resource.group, "version": resource.version, "kind": resource.kind});
-        let namespace = if resource.namespaced { "/namespaces/{namespace}" } else { "" };
+        let identity =
+            json!({"group": resource.group, "version": resource.version, "kind": resource.kind});
+        let namespace = if resource.namespaced {
+            "/namespaces/{namespace}"
+        } else {
+            ""
+        };
         let collection = format!("/{}{namespace}/{}", root(resource), resource.plural);
-        paths.insert(collection.clone(), json!({"post": operation("post", &identity)}));
+        paths.insert(
+            collection.clone(),
+            json!({"post": operation("post", &identity)}),
+        );
         if !resource.create_only {
             let item = json!({
                 "get": operation("get", &identity),
@@ -64,8 +80,20 @@ fn describe(served: &[&Resource]) -> Value {
             });
             paths.insert(format!("{collection}/{{name}}"), item);
         }
-        let name = format!("{}.{}.{}", if resource.group.is_empty() { "core" } else { &resource.group }, resource.version, resource.kind);
-        let mut schema = resource.custom.as_ref().map_or_else(|| json!({"type": "object"}), |custom| custom.schema.clone());
+        let name = format!(
+            "{}.{}.{}",
+            if resource.group.is_empty() {
+                "core"
+            } else {
+                &resource.group
+            },
+            resource.version,
+            resource.kind
+        );
+        let mut schema = resource
+            .custom
+            .as_ref()
+            .map_or_else(|| json!({"type": "object"}), |custom| custom.schema.clone());
         schema["x-kubernetes-group-version-kind"] = json!([identity]);
         schemas.insert(name, schema);
     }
@@ -91,8 +119,15 @@ fn operation(method: &str, identity: &Value) -> Value {
     if method == "patch" {
         // Strategic merge patches are taken too, but not announced: a client would look for
         // the keys of lists in schemas that are not here, and otherwise knows them itself.
-        let media = ["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
-        let content: Map<String, Value> = media.into_iter().map(|media| (media.to_owned(), json!({"schema": {"type": "object"}}))).collect();
+        let media = [
+            "application/apply-patch+yaml",
+            "application/json-patch+json",
+            "application/merge-patch+json",
+        ];
+        let content: Map<String, Value> = media
+            .into_iter()
+            .map(|media| (media.to_owned(), json!({"schema": {"type": "object"}})))
+            .collect();
         operation["requestBody"] = json!({"content": content});
     }
     operation

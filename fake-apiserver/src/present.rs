@@ -8,7 +8,7 @@ use crate::table;
 
 /// What the client wants to see of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// All of it.
     Full,
     /// Its metadata.
@@ -22,7 +22,7 @@ pub enum Form {
 
 /// How much of an object comes with its row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Include {
+pub(crate) enum Include {
     /// Its metadata.
     #[default]
     Metadata,
@@ -34,16 +34,21 @@ pub enum Include {
 
 impl Form {
     /// Reads the `Accept` header; the first known form counts.
-    pub fn negotiate(accept: &str, include: Include) -> Result<Self> {
+    pub(crate) fn negotiate(accept: &str, include: Include) -> Result<Self> {
         for part in accept.split(',') {
             let mut fields = part.split(';').map(str::trim);
             let media = fields.next().unwrap_or_default();
-            if !matches!(media, "" | "*/*" | "application/*" | "application/json" | "application/json, */*") {
+            if !matches!(
+                media,
+                "" | "*/*" | "application/*" | "application/json" | "application/json, */*"
+            ) {
                 continue;
             }
             match fields.find_map(|field| field.strip_prefix("as=")) {
                 None => return Ok(Self::Full),
-                Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Ok(Self::Metadata),
+                Some("PartialObjectMetadata" | "PartialObjectMetadataList") => {
+                    return Ok(Self::Metadata);
+                }
                 Some("Table") => return Ok(Self::Table { include }),
                 Some(_) => {}
             }
@@ -52,19 +57,25 @@ impl Form {
     }
 
     /// One object.
-    pub fn show(self, resource: &Resource, object: Value, columns: bool) -> Value {
+    pub(crate) fn show(self, resource: &Resource, object: Value, columns: bool) -> Value {
         match self {
             Self::Full => object,
             Self::Metadata => metadata_of(&object),
             Self::Table { include } => {
                 let version = object["metadata"]["resourceVersion"].clone();
-                table::table(resource, &[object], &json!({"resourceVersion": version}), include, columns)
+                table::table(
+                    resource,
+                    &[object],
+                    &json!({"resourceVersion": version}),
+                    include,
+                    columns,
+                )
             }
         }
     }
 
     /// A list.
-    pub fn list(self, resource: &Resource, items: Vec<Value>, metadata: Value) -> Value {
+    pub(crate) fn list(self, resource: &Resource, items: Vec<Value>, metadata: &Value) -> Value {
         match self {
             Self::Full => {
                 // Items of built-in kinds do not say again what the list says.
@@ -82,12 +93,12 @@ impl Form {
                 let items: Vec<Value> = items.iter().map(metadata_of).collect();
                 json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
             }
-            Self::Table { include } => table::table(resource, &items, &metadata, include, true),
+            Self::Table { include } => table::table(resource, &items, metadata, include, true),
         }
     }
 
     /// A bookmark, which has metadata only in any form.
-    pub fn mark(self, object: Value) -> Value {
+    pub(crate) fn mark(self, object: Value) -> Value {
         match self {
             Self::Full => object,
             Self::Metadata => metadata_of(&object),
@@ -100,6 +111,6 @@ impl Form {
 }
 
 /// The metadata of an object, as an object.
-pub fn metadata_of(object: &Value) -> Value {
+pub(crate) fn metadata_of(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }

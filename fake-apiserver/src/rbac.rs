@@ -10,7 +10,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// What somebody wants to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Attributes {
+pub(crate) struct Attributes {
     /// `get`, `list`, …
     pub verb: String,
     /// API group.
@@ -28,30 +28,52 @@ pub struct Attributes {
 }
 
 /// Why it is allowed; none if it is not.
-pub fn allowed(state: &State, who: &Identity, what: &Attributes) -> Option<String> {
+pub(crate) fn allowed(state: &State, who: &Identity, what: &Attributes) -> Option<String> {
     if who.groups.iter().any(|group| group == "system:masters") {
         return Some(String::new());
     }
-    bindings(state, "clusterrolebindings", "").chain(
-        // Rules of a namespace count for what is in it.
-        bindings(state, "rolebindings", &what.namespace).filter(|_| !what.namespace.is_empty() && what.path.is_none()),
-    )
-    .find_map(|(namespace, binding)| {
-        let subject = subjects(binding).find(|subject| is_subject(subject, namespace, who))?;
-        let role = role(state, binding, namespace)?;
-        let permits = role.get("rules").and_then(Value::as_array).is_some_and(|rules| rules.iter().any(|rule| permits(rule, what)));
-        permits.then(|| reason(binding, namespace, subject))
-    })
+    bindings(state, "clusterrolebindings", "")
+        .chain(
+            // Rules of a namespace count for what is in it.
+            bindings(state, "rolebindings", &what.namespace)
+                .filter(|_| !what.namespace.is_empty() && what.path.is_none()),
+        )
+        .find_map(|(namespace, binding)| {
+            let subject = subjects(binding).find(|subject| is_subject(subject, namespace, who))?;
+            let role = role(state, binding, namespace)?;
+            let permits = role
+                .get("rules")
+                .and_then(Value::as_array)
+                .is_some_and(|rules| rules.iter().any(|rule| permits(rule, what)));
+            permits.then(|| reason(binding, namespace, subject))
+        })
 }
 
-fn bindings<'s>(state: &'s State, plural: &str, namespace: &'s str) -> impl Iterator<Item = (&'s str, &'s Value)> {
-    let collection = Collection { group: GROUP.to_owned(), plural: plural.to_owned() };
-    let objects: Vec<_> = state.store.objects(&collection).filter(|(key, _)| key.0 == namespace).collect();
-    objects.into_iter().map(|(key, object)| (key.0.as_str(), &**object))
+fn bindings<'s>(
+    state: &'s State,
+    plural: &str,
+    namespace: &'s str,
+) -> impl Iterator<Item = (&'s str, &'s Value)> {
+    let collection = Collection {
+        group: GROUP.to_owned(),
+        plural: plural.to_owned(),
+    };
+    let objects: Vec<_> = state
+        .store
+        .objects(&collection)
+        .filter(|(key, _)| key.0 == namespace)
+        .collect();
+    objects
+        .into_iter()
+        .map(|(key, object)| (key.0.as_str(), &**object))
 }
 
 fn subjects(binding: &Value) -> impl Iterator<Item = &Value> {
-    binding.get("subjects").and_then(Value::as_array).into_iter().flatten()
+    binding
+        .get("subjects")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
 }
 
 fn is_subject(subject: &Value, namespace: &str, who: &Identity) -> bool {
@@ -74,27 +96,50 @@ fn role<'s>(state: &'s State, binding: &Value, namespace: &str) -> Option<&'s Va
         "ClusterRole" => ("clusterroles", ""),
         _ => return None,
     };
-    let collection = Collection { group: GROUP.to_owned(), plural: plural.to_owned() };
-    state.store.get(&collection, &(namespace.to_owned(), name)).map(|role| &**role)
+    let collection = Collection {
+        group: GROUP.to_owned(),
+        plural: plural.to_owned(),
+    };
+    state
+        .store
+        .get(&collection, &(namespace.to_owned(), name))
+        .map(|role| &**role)
 }
 
 fn permits(rule: &Value, what: &Attributes) -> bool {
     let has = |field: &str, fits: &dyn Fn(&str) -> bool| {
-        rule.get(field).and_then(Value::as_array).is_some_and(|list| list.iter().filter_map(Value::as_str).any(fits))
+        rule.get(field)
+            .and_then(Value::as_array)
+            .is_some_and(|list| list.iter().filter_map(Value::as_str).any(fits))
     };
     if !has("verbs", &|verb| verb == "*" || verb == what.verb) {
         return false;
     }
     if let Some(path) = &what.path {
         return has("nonResourceURLs", &|known| {
-            known == "*" || known == path || known.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix))
+            known == "*"
+                || known == path
+                || known
+                    .strip_suffix('*')
+                    .is_some_and(|prefix| path.starts_with(prefix))
         });
     }
-    let full = if what.subresource.is_empty() { what.resource.clone() } else { format!("{}/{}", what.resource, what.subresource) };
-    let any_of = |known: &str| !what.subresource.is_empty() && known.strip_prefix("*/") == Some(what.subresource.as_str());
-    let named = rule.get("resourceNames").and_then(Value::as_array).filter(|names| !names.is_empty());
+    let full = if what.subresource.is_empty() {
+        what.resource.clone()
+    } else {
+        format!("{}/{}", what.resource, what.subresource)
+    };
+    let any_of = |known: &str| {
+        !what.subresource.is_empty() && known.strip_prefix("*/") == Some(what.subresource.as_str())
+    };
+    let named = rule
+        .get("resourceNames")
+        .and_then(Value::as_array)
+        .filter(|names| !names.is_empty());
     has("apiGroups", &|group| group == "*" || group == what.group)
-        && has("resources", &|known| known == "*" || known == full || any_of(known))
+        && has("resources", &|known| {
+            known == "*" || known == full || any_of(known)
+        })
         && named.is_none_or(|names| names.iter().any(|name| name == what.name.as_str()))
 }
 

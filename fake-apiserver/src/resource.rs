@@ -47,6 +47,10 @@ pub struct Custom {
 
 /// A kind of object under one version of its API.
 #[derive(Debug, Clone)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says something else about the kind"
+)]
 pub struct Resource {
     /// API group, empty for the core group.
     pub group: String,
@@ -88,7 +92,11 @@ impl Resource {
 
     /// `pods` or `deployments.apps`.
     pub fn qualified(&self) -> String {
-        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.clone()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     /// What may be done with it.
@@ -96,7 +104,16 @@ impl Resource {
         if self.create_only {
             &["create"]
         } else {
-            &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+            &[
+                "create",
+                "delete",
+                "deletecollection",
+                "get",
+                "list",
+                "patch",
+                "update",
+                "watch",
+            ]
         }
     }
 
@@ -124,19 +141,25 @@ impl Resource {
 }
 
 /// `v1` or `apps/v1`.
-pub fn group_version(group: &str, version: &str) -> String {
-    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+pub(crate) fn group_version(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    }
 }
 
 /// Everything that is served, by group, version and plural name.
 #[derive(Debug, Clone)]
-pub struct Registry {
+pub(crate) struct Registry {
     resources: BTreeMap<(String, String, String), Arc<Resource>>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        let mut registry = Self { resources: BTreeMap::new() };
+        let mut registry = Self {
+            resources: BTreeMap::new(),
+        };
         for resource in builtin::resources() {
             registry.insert(resource);
         }
@@ -146,33 +169,42 @@ impl Default for Registry {
 
 impl Registry {
     /// Serves one more resource, or another form of it.
-    pub fn insert(&mut self, resource: Resource) {
-        let key = (resource.group.clone(), resource.version.clone(), resource.plural.clone());
+    pub(crate) fn insert(&mut self, resource: Resource) {
+        let key = (
+            resource.group.clone(),
+            resource.version.clone(),
+            resource.plural.clone(),
+        );
         self.resources.insert(key, Arc::new(resource));
     }
 
     /// Stops serving all versions of a resource.
-    pub fn remove(&mut self, group: &str, plural: &str) {
-        self.resources.retain(|(g, _, p), _| g != group || p != plural);
+    pub(crate) fn remove(&mut self, group: &str, plural: &str) {
+        self.resources
+            .retain(|(g, _, p), _| g != group || p != plural);
     }
 
     /// The resource of a path.
-    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
-        self.resources.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
+    pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        self.resources
+            .get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
+            .cloned()
     }
 
     /// Any version of a stored collection.
-    pub fn of_collection(&self, collection: &Collection) -> Option<Arc<Resource>> {
-        self.iter().find(|resource| &resource.collection == collection).cloned()
+    pub(crate) fn of_collection(&self, collection: &Collection) -> Option<Arc<Resource>> {
+        self.iter()
+            .find(|resource| &resource.collection == collection)
+            .cloned()
     }
 
     /// All of them, in the order of group, version and name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.resources.values()
     }
 
     /// Groups with their versions, the preferred one first; the core group is left out.
-    pub fn groups(&self) -> BTreeMap<String, Vec<String>> {
+    pub(crate) fn groups(&self) -> BTreeMap<String, Vec<String>> {
         let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (group, version, _) in self.resources.keys().filter(|key| !key.0.is_empty()) {
             let versions = groups.entry(group.clone()).or_default();
@@ -189,8 +221,12 @@ impl Registry {
 
 /// The order of versions: released ones before betas before alphas, higher before lower.
 fn priority(version: &str) -> (u8, u32, u32) {
-    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let Some(rest) = version.strip_prefix('v') else {
+        return (0, 0, 0);
+    };
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
     let (major, suffix) = rest.split_at(end);
     let major = major.parse().unwrap_or(0);
     if let Some(minor) = suffix.strip_prefix("beta") {

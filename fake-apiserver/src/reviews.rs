@@ -10,11 +10,21 @@ use crate::generate;
 use crate::rbac::{self, Attributes};
 
 fn text(value: &Value, pointer: &str) -> String {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn texts(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn describe(identity: &Identity) -> Value {
@@ -29,7 +39,12 @@ fn describe(identity: &Identity) -> Value {
 }
 
 /// Answers a review.
-pub fn review(state: &State, target: &Target, mut body: Value, who: &Identity) -> Result<Value> {
+pub(crate) fn review(
+    state: &State,
+    target: &Target,
+    mut body: Value,
+    who: &Identity,
+) -> Result<Value> {
     body["apiVersion"] = Value::from(target.resource.api_version());
     body["kind"] = Value::from(target.resource.kind.as_str());
     if !body["metadata"].is_object() {
@@ -43,7 +58,9 @@ pub fn review(state: &State, target: &Target, mut body: Value, who: &Identity) -
         _ => {
             let namespace = text(&body, "/spec/resourceAttributes/namespace");
             if target.resource.namespaced && namespace != target.namespace {
-                return Err(ApiError::bad_request("spec.resourceAttributes.namespace must match metadata.namespace"));
+                return Err(ApiError::bad_request(
+                    "spec.resourceAttributes.namespace must match metadata.namespace",
+                ));
             }
             let spec = &body["spec"];
             let extra = spec.get("extra").and_then(Value::as_object);
@@ -51,10 +68,16 @@ pub fn review(state: &State, target: &Target, mut body: Value, who: &Identity) -
                 user: text(spec, "/user"),
                 uid: text(spec, "/uid"),
                 groups: texts(&spec["groups"]),
-                extra: extra.into_iter().flatten().map(|(name, values)| (name.clone(), texts(values))).collect(),
+                extra: extra
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, values)| (name.clone(), texts(values)))
+                    .collect(),
             };
             if subject.user.is_empty() && subject.groups.is_empty() {
-                return Err(ApiError::bad_request("at least one of user or group must be specified"));
+                return Err(ApiError::bad_request(
+                    "at least one of user or group must be specified",
+                ));
             }
             access(state, &subject, spec)?
         }
@@ -68,13 +91,20 @@ fn token_review(state: &State, body: &Value) -> Value {
         wanted.push(API_AUDIENCE.to_owned());
     }
     match state.tokens.check(&text(body, "/spec/token"), &wanted) {
-        Some((identity, audiences)) => json!({"authenticated": true, "user": describe(identity), "audiences": audiences}),
-        None => json!({"authenticated": false, "user": {}, "error": "[invalid bearer token, token is unknown or for another audience]"}),
+        Some((identity, audiences)) => {
+            json!({"authenticated": true, "user": describe(identity), "audiences": audiences})
+        }
+        None => {
+            json!({"authenticated": false, "user": {}, "error": "[invalid bearer token, token is unknown or for another audience]"})
+        }
     }
 }
 
 fn access(state: &State, subject: &Identity, spec: &Value) -> Result<Value> {
-    let (resource, path) = (spec.get("resourceAttributes"), spec.get("nonResourceAttributes"));
+    let (resource, path) = (
+        spec.get("resourceAttributes"),
+        spec.get("nonResourceAttributes"),
+    );
     let what = match (resource, path) {
         (Some(resource), None) => Attributes {
             verb: text(resource, "/verb"),
@@ -85,11 +115,14 @@ fn access(state: &State, subject: &Identity, spec: &Value) -> Result<Value> {
             name: text(resource, "/name"),
             path: None,
         },
-        (None, Some(path)) => {
-            Attributes { verb: text(path, "/verb"), path: Some(text(path, "/path")), ..Attributes::default() }
-        }
+        (None, Some(path)) => Attributes {
+            verb: text(path, "/verb"),
+            path: Some(text(path, "/path")),
+            ..Attributes::default()
+        },
         _ => {
-            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            let why =
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified";
             return Err(ApiError::bad_request(why));
         }
     };
@@ -101,15 +134,29 @@ fn access(state: &State, subject: &Identity, spec: &Value) -> Result<Value> {
 }
 
 /// Handles a `POST` to a subresource.
-pub fn subresource(state: &mut State, target: &Target, body: &Value, options: &WriteOptions) -> Result<Value> {
+pub(crate) fn subresource(
+    state: &mut State,
+    target: &Target,
+    body: &Value,
+    options: &WriteOptions,
+) -> Result<Value> {
     let (plural, subresource) = (target.resource.plural.as_str(), target.subresource.as_str());
     match (target.resource.group.as_str(), plural, subresource) {
         ("", "serviceaccounts", "token") => issue_token(state, target, body),
         ("", "pods", "binding") => bind(state, target, body, options),
         ("", "pods", "eviction") => {
-            let grace = body.pointer("/deleteOptions/gracePeriodSeconds").and_then(Value::as_i64);
-            let delete = DeleteOptions { dry_run: options.dry_run, grace_seconds: grace, ..DeleteOptions::default() };
-            let target = Target { subresource: String::new(), ..target.clone() };
+            let grace = body
+                .pointer("/deleteOptions/gracePeriodSeconds")
+                .and_then(Value::as_i64);
+            let delete = DeleteOptions {
+                dry_run: options.dry_run,
+                grace_seconds: grace,
+                ..DeleteOptions::default()
+            };
+            let target = Target {
+                subresource: String::new(),
+                ..target.clone()
+            };
             let (Deleted::Gone(_) | Deleted::Object(_)) = state.delete(&target, &delete)?;
             Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
         }
@@ -119,7 +166,10 @@ pub fn subresource(state: &mut State, target: &Target, body: &Value, options: &W
 
 /// A token for a service account, bound to a pod if the request says so.
 fn issue_token(state: &mut State, target: &Target, body: &Value) -> Result<Value> {
-    let account = state.live(&Target { subresource: String::new(), ..target.clone() })?;
+    let account = state.live(&Target {
+        subresource: String::new(),
+        ..target.clone()
+    })?;
     let mut audiences = texts(&body["spec"]["audiences"]);
     if audiences.is_empty() {
         audiences.push(API_AUDIENCE.to_owned());
@@ -128,14 +178,31 @@ fn issue_token(state: &mut State, target: &Target, body: &Value) -> Result<Value
     identity.uid = text(&account, "/metadata/uid");
     if body["spec"]["boundObjectRef"]["kind"] == "Pod" {
         let name = text(body, "/spec/boundObjectRef/name");
-        let Some(resource) = state.registry.find("", "v1", "pods") else { return Err(ApiError::no_such_path()) };
-        let pod = state.live(&Target { resource, namespace: target.namespace.clone(), name: name.clone(), subresource: String::new() })?;
-        identity = identity.bound_to(&name, &text(&pod, "/metadata/uid"), &text(&pod, "/spec/nodeName"));
+        let Some(resource) = state.registry.find("", "v1", "pods") else {
+            return Err(ApiError::no_such_path());
+        };
+        let pod = state.live(&Target {
+            resource,
+            namespace: target.namespace.clone(),
+            name: name.clone(),
+            subresource: String::new(),
+        })?;
+        identity = identity.bound_to(
+            &name,
+            &text(&pod, "/metadata/uid"),
+            &text(&pod, "/spec/nodeName"),
+        );
     }
     let token = generate::token();
     let seconds = body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
     let end = time::OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
-    state.tokens.insert(&token, Token { identity, audiences: audiences.clone() });
+    state.tokens.insert(
+        &token,
+        Token {
+            identity,
+            audiences: audiences.clone(),
+        },
+    );
     Ok(json!({
         "kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",
         "metadata": {"name": target.name, "namespace": target.namespace},
@@ -146,7 +213,10 @@ fn issue_token(state: &mut State, target: &Target, body: &Value) -> Result<Value
 
 /// Puts a pod on a node, as the scheduler does.
 fn bind(state: &mut State, target: &Target, body: &Value, options: &WriteOptions) -> Result<Value> {
-    let target = Target { subresource: String::new(), ..target.clone() };
+    let target = Target {
+        subresource: String::new(),
+        ..target.clone()
+    };
     let live = state.live(&target)?;
     if let Some(node) = live["spec"]["nodeName"].as_str() {
         let why = format!("pod {} is already assigned to node \"{node}\"", target.name);
@@ -158,5 +228,7 @@ fn bind(state: &mut State, target: &Target, body: &Value, options: &WriteOptions
     if !options.dry_run {
         state.save(&target.resource, target.key(), pod);
     }
-    Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}))
+    Ok(
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+    )
 }

@@ -25,14 +25,14 @@ struct FieldRequirement {
 
 /// Which objects a list or watch is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Selector {
+pub(crate) struct Selector {
     labels: Vec<Requirement>,
     fields: Vec<FieldRequirement>,
 }
 
 impl Selector {
     /// Reads the parameters of a request.
-    pub fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Self> {
+    pub(crate) fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Self> {
         let labels = split_outside_brackets(labels)
             .into_iter()
             .map(|part| requirement(part).ok_or_else(|| unreadable("label", part)))
@@ -47,14 +47,20 @@ impl Selector {
 
     /// About one object only.
     #[must_use]
-    pub fn with_name(mut self, name: &str) -> Self {
-        self.fields.push(FieldRequirement { path: "metadata.name".to_owned(), value: name.to_owned(), equal: true });
+    pub(crate) fn with_name(mut self, name: &str) -> Self {
+        self.fields.push(FieldRequirement {
+            path: "metadata.name".to_owned(),
+            value: name.to_owned(),
+            equal: true,
+        });
         self
     }
 
     /// Whether it is about this object.
-    pub fn matches(&self, object: &Value) -> bool {
-        self.labels.iter().all(|requirement| label_matches(requirement, object))
+    pub(crate) fn matches(&self, object: &Value) -> bool {
+        self.labels
+            .iter()
+            .all(|requirement| label_matches(requirement, object))
             && self.fields.iter().all(|requirement| {
                 (field_value(object, &requirement.path) == requirement.value) == requirement.equal
             })
@@ -80,7 +86,11 @@ fn split_outside_brackets(text: &str) -> Vec<&str> {
         }
     }
     parts.push(&text[start..]);
-    parts.into_iter().map(str::trim).filter(|part| !part.is_empty()).collect()
+    parts
+        .into_iter()
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .collect()
 }
 
 fn requirement(part: &str) -> Option<Requirement> {
@@ -89,7 +99,10 @@ fn requirement(part: &str) -> Option<Requirement> {
     }
     if let Some(inner) = part.strip_suffix(')') {
         let (head, values) = inner.split_once('(')?;
-        let values = values.split(',').map(|value| value.trim().to_owned()).collect();
+        let values = values
+            .split(',')
+            .map(|value| value.trim().to_owned())
+            .collect();
         let (key, operator) = head.trim().rsplit_once(char::is_whitespace)?;
         let key = label_key(key)?;
         return match operator {
@@ -101,7 +114,11 @@ fn requirement(part: &str) -> Option<Requirement> {
     for (operator, equal) in [("!=", false), ("==", true), ("=", true)] {
         if let Some((key, value)) = part.split_once(operator) {
             let (key, values) = (label_key(key)?, vec![value.trim().to_owned()]);
-            return Some(if equal { Requirement::In(key, values) } else { Requirement::NotIn(key, values) });
+            return Some(if equal {
+                Requirement::In(key, values)
+            } else {
+                Requirement::NotIn(key, values)
+            });
         }
     }
     label_key(part).map(Requirement::Exists)
@@ -114,11 +131,19 @@ fn label_key(text: &str) -> Option<String> {
 }
 
 fn label_matches(requirement: &Requirement, object: &Value) -> bool {
-    let label = |key: &str| object.pointer("/metadata/labels").and_then(|labels| labels.get(key)?.as_str());
+    let label = |key: &str| {
+        object
+            .pointer("/metadata/labels")
+            .and_then(|labels| labels.get(key)?.as_str())
+    };
     match requirement {
-        Requirement::In(key, values) => label(key).is_some_and(|value| values.iter().any(|known| known == value)),
+        Requirement::In(key, values) => {
+            label(key).is_some_and(|value| values.iter().any(|known| known == value))
+        }
         // A missing label is different from every value.
-        Requirement::NotIn(key, values) => !label(key).is_some_and(|value| values.iter().any(|known| known == value)),
+        Requirement::NotIn(key, values) => {
+            !label(key).is_some_and(|value| values.iter().any(|known| known == value))
+        }
         Requirement::Exists(key) => label(key).is_some(),
         Requirement::Missing(key) => label(key).is_none(),
     }
@@ -127,13 +152,24 @@ fn label_matches(requirement: &Requirement, object: &Value) -> bool {
 fn field_requirement(resource: &Resource, part: &str) -> Result<FieldRequirement> {
     let (path, value, equal) = [("!=", false), ("==", true), ("=", true)]
         .into_iter()
-        .find_map(|(operator, equal)| part.split_once(operator).map(|(path, value)| (path, value, equal)))
-        .ok_or_else(|| ApiError::bad_request(format!("invalid selector: '{part}'; can't understand '{part}'")))?;
+        .find_map(|(operator, equal)| {
+            part.split_once(operator)
+                .map(|(path, value)| (path, value, equal))
+        })
+        .ok_or_else(|| {
+            ApiError::bad_request(format!(
+                "invalid selector: '{part}'; can't understand '{part}'"
+            ))
+        })?;
     if !selectable(resource, path) {
         let message = format!("field label not supported: {path}");
         return Err(ApiError::bad_request(message));
     }
-    Ok(FieldRequirement { path: path.to_owned(), value: value.to_owned(), equal })
+    Ok(FieldRequirement {
+        path: path.to_owned(),
+        value: value.to_owned(),
+        equal,
+    })
 }
 
 fn selectable(resource: &Resource, path: &str) -> bool {
@@ -141,7 +177,10 @@ fn selectable(resource: &Resource, path: &str) -> bool {
         return true;
     }
     if let Some(custom) = &resource.custom {
-        return custom.selectable.iter().any(|known| known.trim_start_matches('.') == path);
+        return custom
+            .selectable
+            .iter()
+            .any(|known| known.trim_start_matches('.') == path);
     }
     let known: &[&str] = match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "pods") => &[
@@ -187,11 +226,19 @@ fn selectable(resource: &Resource, path: &str) -> bool {
 
 fn field_value(object: &Value, path: &str) -> String {
     // An event's source may be in either of its two fields.
-    let path = if path == "source" { "source.component" } else { path };
+    let path = if path == "source" {
+        "source.component"
+    } else {
+        path
+    };
     match jsonpath::find(object, &format!(".{path}")).first() {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => {
-            if matches!(path, "spec.unschedulable" | "spec.hostNetwork") { "false".to_owned() } else { String::new() }
+            if matches!(path, "spec.unschedulable" | "spec.hostNetwork") {
+                "false".to_owned()
+            } else {
+                String::new()
+            }
         }
         Some(other) => other.to_string(),
     }

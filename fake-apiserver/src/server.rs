@@ -94,9 +94,16 @@ impl Server {
             address: address.to_string(),
         });
         let folder = std::env::temp_dir().join(format!("fake-apiserver-{}", generate::uid()));
-        std::fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
         let task = tokio::spawn(accept(listener, acceptor, service));
-        let server = Self { handle, address, authority, folder, task };
+        let server = Self {
+            handle,
+            address,
+            authority,
+            folder,
+            task,
+        };
         server.write_kubeconfig(&server.folder.join("kubeconfig"), None)?;
         Ok(server)
     }
@@ -113,7 +120,15 @@ impl Server {
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("{}://{}", if self.authority.is_some() { "https" } else { "http" }, self.address)
+        format!(
+            "{}://{}",
+            if self.authority.is_some() {
+                "https"
+            } else {
+                "http"
+            },
+            self.address
+        )
     }
 
     /// The certificate that clients have to trust, as PEM; none without TLS.
@@ -128,13 +143,16 @@ impl Server {
 
     /// Writes a kubeconfig for it.
     pub fn write_kubeconfig(&self, path: &Path, token: Option<&str>) -> Result<()> {
-        std::fs::write(path, self.kubeconfig(token)).with_context(|| format!("cannot write {}", path.display()))
+        std::fs::write(path, self.kubeconfig(token))
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The kubectl of the machine, with a cache of its own.
     pub fn kubectl(&self) -> Command {
         let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(self.folder.join("kubeconfig"));
+        command
+            .arg("--kubeconfig")
+            .arg(self.folder.join("kubeconfig"));
         command.arg("--cache-dir").arg(self.folder.join("cache"));
         command.env_remove("KUBECONFIG");
         command
@@ -176,14 +194,19 @@ async fn connection(socket: TcpStream, acceptor: Option<TlsAcceptor>, service: A
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, service: Arc<Service>) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: Arc<Service>,
+) {
     let mut epoch = service.handle.epoch.subscribe();
     let begun = epoch.borrow_and_update().connections;
     let answers = service_fn(move |request| {
         let service = Arc::clone(&service);
         async move { Ok::<_, std::convert::Infallible>(service.answer(request).await) }
     });
-    let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answers);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), answers);
     tokio::select! {
         // A client that goes away in the middle is no fault of the server.
         ended = connection => drop(ended),

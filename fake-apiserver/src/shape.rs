@@ -7,7 +7,7 @@ use crate::resource::Resource;
 
 /// How a list is merged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum List<'a> {
+pub(crate) enum List<'a> {
     /// As one value.
     Atomic,
     /// As a set of values.
@@ -18,7 +18,7 @@ pub enum List<'a> {
 
 /// The shape of a value inside an object.
 #[derive(Debug, Clone, Copy)]
-pub enum Shape<'a> {
+pub(crate) enum Shape<'a> {
     /// Part of a custom resource, with its schema if it has one.
     Custom(Option<&'a Value>),
     /// Part of a built-in type, known by its name and that of what holds it.
@@ -32,31 +32,50 @@ pub enum Shape<'a> {
 
 impl<'a> Shape<'a> {
     /// The shape of a whole object.
-    pub fn of(resource: &'a Resource) -> Self {
+    pub(crate) fn of(resource: &'a Resource) -> Self {
         match &resource.custom {
             Some(custom) => Self::Custom(Some(&custom.schema)),
-            None => Self::Builtin { parent: "", field: "" },
+            None => Self::Builtin {
+                parent: "",
+                field: "",
+            },
         }
     }
 
     /// The shape of the object's field; every object has the same metadata.
-    pub fn top(self, name: &'a str) -> Self {
-        if name == "metadata" { Self::Builtin { parent: "", field: "metadata" } } else { self.field(name) }
+    pub(crate) fn top(self, name: &'a str) -> Self {
+        if name == "metadata" {
+            Self::Builtin {
+                parent: "",
+                field: "metadata",
+            }
+        } else {
+            self.field(name)
+        }
     }
 
     /// The shape of a field.
-    pub fn field(self, name: &'a str) -> Self {
+    pub(crate) fn field(self, name: &'a str) -> Self {
         match self {
             Self::Custom(schema) => Self::Custom(schema.and_then(|schema| {
-                let property = schema.get("properties").and_then(|properties| properties.get(name));
-                property.or_else(|| schema.get("additionalProperties").filter(|more| more.is_object()))
+                let property = schema
+                    .get("properties")
+                    .and_then(|properties| properties.get(name));
+                property.or_else(|| {
+                    schema
+                        .get("additionalProperties")
+                        .filter(|more| more.is_object())
+                })
             })),
-            Self::Builtin { field, .. } => Self::Builtin { parent: field, field: name },
+            Self::Builtin { field, .. } => Self::Builtin {
+                parent: field,
+                field: name,
+            },
         }
     }
 
     /// The shape of a list's items.
-    pub fn items(self) -> Self {
+    pub(crate) fn items(self) -> Self {
         match self {
             Self::Custom(schema) => Self::Custom(schema.and_then(|schema| schema.get("items"))),
             builtin @ Self::Builtin { .. } => builtin,
@@ -64,26 +83,38 @@ impl<'a> Shape<'a> {
     }
 
     /// How the value is merged if it is a list.
-    pub fn list(self) -> List<'a> {
+    pub(crate) fn list(self) -> List<'a> {
         match self {
             Self::Custom(None) => List::Atomic,
-            Self::Custom(Some(schema)) => match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
-                Some("set") => List::Set,
-                Some("map") => {
-                    let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
-                    List::Map(keys.into_iter().flatten().filter_map(Value::as_str).collect())
+            Self::Custom(Some(schema)) => {
+                match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
+                    Some("set") => List::Set,
+                    Some("map") => {
+                        let keys = schema
+                            .get("x-kubernetes-list-map-keys")
+                            .and_then(Value::as_array);
+                        List::Map(
+                            keys.into_iter()
+                                .flatten()
+                                .filter_map(Value::as_str)
+                                .collect(),
+                        )
+                    }
+                    _ => List::Atomic,
                 }
-                _ => List::Atomic,
-            },
+            }
             Self::Builtin { parent, field } => builtin_list(parent, field),
         }
     }
 
     /// Whether the value is merged as a whole if it is a map.
-    pub fn atomic_map(self) -> bool {
+    pub(crate) fn atomic_map(self) -> bool {
         match self {
             Self::Custom(schema) => {
-                schema.and_then(|schema| schema.get("x-kubernetes-map-type")).and_then(Value::as_str) == Some("atomic")
+                schema
+                    .and_then(|schema| schema.get("x-kubernetes-map-type"))
+                    .and_then(Value::as_str)
+                    == Some("atomic")
             }
             Self::Builtin { field, .. } => matches!(
                 field,
@@ -104,7 +135,7 @@ impl<'a> Shape<'a> {
     }
 
     /// The value of an item's key field: its own, or the default.
-    pub fn key_value(self, item: &Value, key: &str) -> Value {
+    pub(crate) fn key_value(self, item: &Value, key: &str) -> Value {
         if let Some(value) = item.get(key) {
             return value.clone();
         }
@@ -132,8 +163,15 @@ fn builtin_list<'a>(parent: &str, field: &str) -> List<'a> {
         (_, "topologySpreadConstraints") => vec!["topologyKey", "whenUnsatisfiable"],
         (
             _,
-            "containers" | "initContainers" | "ephemeralContainers" | "env" | "volumes" | "imagePullSecrets"
-            | "schedulingGates" | "resourceClaims" | "claims",
+            "containers"
+            | "initContainers"
+            | "ephemeralContainers"
+            | "env"
+            | "volumes"
+            | "imagePullSecrets"
+            | "schedulingGates"
+            | "resourceClaims"
+            | "claims",
         )
         | ("", "secrets") => vec!["name"],
         _ => return List::Atomic,

@@ -11,14 +11,14 @@ use serde_json::Value;
 use crate::resource::Collection;
 
 /// Namespace (empty for cluster-wide objects) and name.
-pub type Key = (String, String);
+pub(crate) type Key = (String, String);
 
 /// How many changes are kept by default.
-pub const LOG_CAPACITY: usize = 100_000;
+pub(crate) const LOG_CAPACITY: usize = 100_000;
 
 /// One change of one object.
 #[derive(Debug, Clone)]
-pub struct Change {
+pub(crate) struct Change {
     /// Its number.
     pub revision: u64,
     /// Where the object is stored.
@@ -35,7 +35,7 @@ pub struct Change {
 
 /// All objects.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     revision: u64,
     /// Changes up to this one are forgotten.
     compacted: u64,
@@ -46,39 +46,48 @@ pub struct Store {
 
 /// The changes that were asked for are no longer known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Compacted {
+pub(crate) struct Compacted {
     /// The oldest revision that can still be asked for.
     pub oldest: u64,
 }
 
 impl Store {
     /// An empty store that remembers `capacity` changes.
-    pub fn new(capacity: usize) -> Self {
-        Self { revision: 1, compacted: 0, collections: BTreeMap::new(), log: VecDeque::new(), capacity }
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            revision: 1,
+            compacted: 0,
+            collections: BTreeMap::new(),
+            log: VecDeque::new(),
+            capacity,
+        }
     }
 
     /// The number of the last change.
-    pub fn revision(&self) -> u64 {
+    pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
 
     /// One object.
-    pub fn get(&self, collection: &Collection, key: &Key) -> Option<&Arc<Value>> {
+    pub(crate) fn get(&self, collection: &Collection, key: &Key) -> Option<&Arc<Value>> {
         self.collections.get(collection)?.get(key)
     }
 
     /// All objects of a collection, in the order of namespace and name.
-    pub fn objects(&self, collection: &Collection) -> impl Iterator<Item = (&Key, &Arc<Value>)> {
+    pub(crate) fn objects(
+        &self,
+        collection: &Collection,
+    ) -> impl Iterator<Item = (&Key, &Arc<Value>)> {
         self.collections.get(collection).into_iter().flatten()
     }
 
     /// Every collection that has or had objects.
-    pub fn collections(&self) -> impl Iterator<Item = &Arc<Collection>> {
+    pub(crate) fn collections(&self) -> impl Iterator<Item = &Arc<Collection>> {
         self.collections.keys()
     }
 
     /// Creates or replaces an object, which gets the next resourceVersion.
-    pub fn put(&mut self, collection: &Collection, key: Key, object: Value) -> Arc<Value> {
+    pub(crate) fn put(&mut self, collection: &Collection, key: Key, object: Value) -> Arc<Value> {
         let object = self.stamp(object);
         let collection = self.intern(collection);
         let objects = self.collections.entry(Arc::clone(&collection)).or_default();
@@ -95,7 +104,7 @@ impl Store {
     }
 
     /// Deletes an object and returns its last state.
-    pub fn remove(&mut self, collection: &Collection, key: &Key) -> Option<Arc<Value>> {
+    pub(crate) fn remove(&mut self, collection: &Collection, key: &Key) -> Option<Arc<Value>> {
         let before = self.collections.get_mut(collection)?.remove(key)?;
         let last = self.stamp((*before).clone());
         let collection = self.intern(collection);
@@ -111,13 +120,25 @@ impl Store {
     }
 
     /// A collection as it was at a revision.
-    pub fn at(&self, collection: &Collection, revision: u64) -> Result<BTreeMap<Key, Arc<Value>>, Compacted> {
-        let mut objects = self.collections.get(collection).cloned().unwrap_or_default();
+    pub(crate) fn at(
+        &self,
+        collection: &Collection,
+        revision: u64,
+    ) -> Result<BTreeMap<Key, Arc<Value>>, Compacted> {
+        let mut objects = self
+            .collections
+            .get(collection)
+            .cloned()
+            .unwrap_or_default();
         if revision >= self.revision {
             return Ok(objects);
         }
         self.reachable(revision)?;
-        let later = self.log.iter().rev().take_while(|change| change.revision > revision);
+        let later = self
+            .log
+            .iter()
+            .rev()
+            .take_while(|change| change.revision > revision);
         for change in later.filter(|change| *change.collection == *collection) {
             match &change.before {
                 Some(before) => objects.insert(change.key.clone(), Arc::clone(before)),
@@ -128,20 +149,28 @@ impl Store {
     }
 
     /// The changes after a revision, oldest first.
-    pub fn since(&self, revision: u64) -> Result<impl Iterator<Item = &Change>, Compacted> {
+    pub(crate) fn since(&self, revision: u64) -> Result<impl Iterator<Item = &Change>, Compacted> {
         self.reachable(revision)?;
-        let start = self.log.partition_point(|change| change.revision <= revision);
+        let start = self
+            .log
+            .partition_point(|change| change.revision <= revision);
         Ok(self.log.range(start..))
     }
 
     /// Forgets all changes so far: whoever asks for an older revision gets 410.
-    pub fn compact(&mut self) {
+    pub(crate) fn compact(&mut self) {
         self.log.clear();
         self.compacted = self.revision;
     }
 
     fn reachable(&self, revision: u64) -> Result<(), Compacted> {
-        if revision < self.compacted { Err(Compacted { oldest: self.compacted }) } else { Ok(()) }
+        if revision < self.compacted {
+            Err(Compacted {
+                oldest: self.compacted,
+            })
+        } else {
+            Ok(())
+        }
     }
 
     fn stamp(&mut self, mut object: Value) -> Arc<Value> {

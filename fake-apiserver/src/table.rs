@@ -8,7 +8,13 @@ use crate::present::{Include, metadata_of};
 use crate::resource::{Column, Resource};
 
 /// Rows for objects.
-pub fn table(resource: &Resource, objects: &[Value], metadata: &Value, include: Include, columns: bool) -> Value {
+pub(crate) fn table(
+    resource: &Resource,
+    objects: &[Value],
+    metadata: &Value,
+    include: Include,
+    columns: bool,
+) -> Value {
     let shown = columns_of(resource);
     let definitions: Vec<Value> = shown
         .iter()
@@ -31,7 +37,11 @@ pub fn table(resource: &Resource, objects: &[Value], metadata: &Value, include: 
             json!({"cells": cells, "object": object})
         })
         .collect();
-    let definitions = if columns { Value::from(definitions) } else { Value::Null };
+    let definitions = if columns {
+        Value::from(definitions)
+    } else {
+        Value::Null
+    };
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": definitions, "rows": rows})
 }
 
@@ -43,9 +53,15 @@ fn columns_of(resource: &Resource) -> Vec<Column> {
     }
     let more: &[(&str, &str, &str)] = match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "configmaps") => &[("Data", "integer", "count:.data")],
-        ("", "secrets") => &[("Type", "string", ".type"), ("Data", "integer", "count:.data")],
+        ("", "secrets") => &[
+            ("Type", "string", ".type"),
+            ("Data", "integer", "count:.data"),
+        ],
         ("", "namespaces") => &[("Status", "string", ".status.phase")],
-        ("", "nodes") => &[("Status", "string", "node:"), ("Version", "string", ".status.nodeInfo.kubeletVersion")],
+        ("", "nodes") => &[
+            ("Status", "string", "node:"),
+            ("Version", "string", ".status.nodeInfo.kubeletVersion"),
+        ],
         ("", "pods") => &[
             ("Ready", "string", "ready:"),
             ("Status", "string", "phase:"),
@@ -56,25 +72,35 @@ fn columns_of(resource: &Resource) -> Vec<Column> {
             ("Cluster-IP", "string", ".spec.clusterIP"),
             ("Port(s)", "string", ".spec.ports[*].port"),
         ],
-        ("" | "events.k8s.io", "events") => {
-            &[("Type", "string", ".type"), ("Reason", "string", ".reason"), ("Message", "string", "message:")]
-        }
+        ("" | "events.k8s.io", "events") => &[
+            ("Type", "string", ".type"),
+            ("Reason", "string", ".reason"),
+            ("Message", "string", "message:"),
+        ],
         ("apps", "daemonsets") => &[
             ("Desired", "integer", ".status.desiredNumberScheduled"),
             ("Current", "integer", ".status.currentNumberScheduled"),
             ("Ready", "integer", ".status.numberReady"),
         ],
-        ("apps", _) => &[("Ready", "string", "replicas:"), ("Available", "integer", ".status.availableReplicas")],
+        ("apps", _) => &[
+            ("Ready", "string", "replicas:"),
+            ("Available", "integer", ".status.availableReplicas"),
+        ],
         ("coordination.k8s.io", _) => &[("Holder", "string", ".spec.holderIdentity")],
         ("apiextensions.k8s.io", _) => &[("Created At", "date", "raw:.metadata.creationTimestamp")],
         ("policy", _) => &[
             ("Min Available", "string", ".spec.minAvailable"),
             ("Max Unavailable", "string", ".spec.maxUnavailable"),
         ],
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => &[("Role", "string", "role:")],
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
+            &[("Role", "string", "role:")]
+        }
         _ => &[],
     };
-    columns.extend(more.iter().map(|(name, kind, path)| column(name, kind, path)));
+    columns.extend(
+        more.iter()
+            .map(|(name, kind, path)| column(name, kind, path)),
+    );
     if resource.group != "apiextensions.k8s.io" {
         columns.push(column("Age", "date", ".metadata.creationTimestamp"));
     }
@@ -82,12 +108,18 @@ fn columns_of(resource: &Resource) -> Vec<Column> {
 }
 
 fn column(name: &str, kind: &str, path: &str) -> Column {
-    Column { name: name.to_owned(), kind: kind.to_owned(), description: String::new(), priority: 0, path: path.to_owned() }
+    Column {
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        description: String::new(),
+        priority: 0,
+        path: path.to_owned(),
+    }
 }
 
 fn cell(object: &Value, column: &Column) -> Value {
     if let Some((special, path)) = column.path.split_once(':')
-        && !path.contains("@")
+        && !path.contains('@')
         && special.chars().all(char::is_alphabetic)
     {
         return special_cell(object, special, path);
@@ -95,7 +127,11 @@ fn cell(object: &Value, column: &Column) -> Value {
     let found = jsonpath::find(object, &column.path);
     match (column.kind.as_str(), found.as_slice()) {
         (_, [] | [Value::Null]) => {
-            if column.kind == "string" || column.kind == "date" { Value::from("") } else { Value::Null }
+            if column.kind == "string" || column.kind == "date" {
+                Value::from("")
+            } else {
+                Value::Null
+            }
         }
         ("date", [Value::String(time), ..]) => Value::from(generate::age(time)),
         ("string", [Value::String(text)]) => Value::from(text.as_str()),
@@ -106,8 +142,14 @@ fn cell(object: &Value, column: &Column) -> Value {
 }
 
 fn join(values: &[&Value]) -> String {
-    let texts: Vec<String> =
-        values.iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)).collect();
+    let texts: Vec<String> = values
+        .iter()
+        .map(|value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        })
+        .collect();
     texts.join(",")
 }
 
@@ -115,17 +157,33 @@ fn special_cell(object: &Value, special: &str, path: &str) -> Value {
     let statuses = || jsonpath::find(object, ".status.containerStatuses[*]");
     match special {
         "count" => {
-            let count = jsonpath::find(object, path).first().and_then(|map| map.as_object()).map_or(0, serde_json::Map::len);
+            let count = jsonpath::find(object, path)
+                .first()
+                .and_then(|map| map.as_object())
+                .map_or(0, serde_json::Map::len);
             Value::from(count)
         }
-        "raw" => jsonpath::find(object, path).first().map(|value| (*value).clone()).unwrap_or_default(),
+        "raw" => jsonpath::find(object, path)
+            .first()
+            .map(|value| (*value).clone())
+            .unwrap_or_default(),
         "ready" => {
-            let ready = statuses().iter().filter(|status| status["ready"] == true).count();
+            let ready = statuses()
+                .iter()
+                .filter(|status| status["ready"] == true)
+                .count();
             let all = jsonpath::find(object, ".spec.containers[*]").len();
             Value::from(format!("{ready}/{all}"))
         }
-        "restarts" => Value::from(statuses().iter().filter_map(|status| status["restartCount"].as_i64()).sum::<i64>()),
-        "phase" if object["metadata"].get("deletionTimestamp").is_some() => Value::from("Terminating"),
+        "restarts" => Value::from(
+            statuses()
+                .iter()
+                .filter_map(|status| status["restartCount"].as_i64())
+                .sum::<i64>(),
+        ),
+        "phase" if object["metadata"].get("deletionTimestamp").is_some() => {
+            Value::from("Terminating")
+        }
         "phase" => object["status"]["phase"].clone(),
         "node" => {
             let ready = jsonpath::find(object, ".status.conditions[?(@.type==\"Ready\")].status");
@@ -135,9 +193,15 @@ fn special_cell(object: &Value, special: &str, path: &str) -> Value {
                 None => "Unknown",
             })
         }
-        "message" => ["message", "note"].iter().find_map(|name| object.get(*name)).cloned().unwrap_or_default(),
+        "message" => ["message", "note"]
+            .iter()
+            .find_map(|name| object.get(*name))
+            .cloned()
+            .unwrap_or_default(),
         "replicas" => {
-            let ready = object["status"]["readyReplicas"].as_i64().unwrap_or_default();
+            let ready = object["status"]["readyReplicas"]
+                .as_i64()
+                .unwrap_or_default();
             let wanted = object["spec"]["replicas"].as_i64().unwrap_or_default();
             Value::from(format!("{ready}/{wanted}"))
         }

@@ -12,7 +12,9 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) fn acceptor(address: IpAddr) -> Result<(TlsAcceptor, String)> {
     let authority_key = KeyPair::generate()?;
     let mut authority = CertificateParams::default();
-    authority.distinguished_name.push(DnType::CommonName, "fake-apiserver");
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "fake-apiserver");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let authority_certificate = authority.self_signed(&authority_key)?;
@@ -31,7 +33,9 @@ pub(crate) fn acceptor(address: IpAddr) -> Result<(TlsAcceptor, String)> {
         names.push(address.to_string());
     }
     let mut server = CertificateParams::new(names)?;
-    server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
+    server
+        .distinguished_name
+        .push(DnType::CommonName, "kube-apiserver");
     let certificate = server.signed_by(&key, &issuer)?;
 
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -44,5 +48,8 @@ pub(crate) fn acceptor(address: IpAddr) -> Result<(TlsAcceptor, String)> {
         )
         .context("the server's certificate")?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok((TlsAcceptor::from(Arc::new(config)), authority_certificate.pem()))
+    Ok((
+        TlsAcceptor::from(Arc::new(config)),
+        authority_certificate.pem(),
+    ))
 }

@@ -13,7 +13,7 @@ use crate::store::Change;
 
 /// What a watch is to show.
 #[derive(Debug, Clone)]
-pub struct WatchOptions {
+pub(crate) struct WatchOptions {
     /// Which objects.
     pub selector: Selector,
     /// From where: empty or zero for the state now, then its changes.
@@ -28,7 +28,7 @@ pub struct WatchOptions {
 
 /// One running watch.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     target: Target,
     options: WatchOptions,
     revision: u64,
@@ -38,7 +38,11 @@ pub struct Watch {
 
 impl Watch {
     /// Starts a watch; the lines are those that it begins with.
-    pub fn start(state: &State, target: Target, options: WatchOptions) -> Result<(Self, Vec<Value>)> {
+    pub(crate) fn start(
+        state: &State,
+        target: Target,
+        options: WatchOptions,
+    ) -> Result<(Self, Vec<Value>)> {
         let wanted = crate::api::parse_version(&options.resource_version)?.unwrap_or_default();
         let current = state.store.revision();
         if options.initial_events == Some(true) && !options.bookmarks {
@@ -46,13 +50,28 @@ impl Watch {
             return Err(ApiError::new(422, "Invalid", why));
         }
         let initial = options.initial_events.unwrap_or(wanted == 0);
-        let mut watch = Self { target, options, revision: if wanted == 0 || initial { current } else { wanted }, columns_sent: false };
+        let mut watch = Self {
+            target,
+            options,
+            revision: if wanted == 0 || initial {
+                current
+            } else {
+                wanted
+            },
+            columns_sent: false,
+        };
         if !initial {
             return Ok((watch, Vec::new()));
         }
-        let list = ListOptions { selector: watch.options.selector.clone(), ..ListOptions::default() };
+        let list = ListOptions {
+            selector: watch.options.selector.clone(),
+            ..ListOptions::default()
+        };
         let items = state.list(&watch.target, &list)?.items;
-        let mut lines: Vec<Value> = items.iter().map(|object| watch.line("ADDED", object)).collect();
+        let mut lines: Vec<Value> = items
+            .iter()
+            .map(|object| watch.line("ADDED", object))
+            .collect();
         if watch.options.initial_events == Some(true) {
             lines.push(watch.bookmark(true));
         }
@@ -60,20 +79,31 @@ impl Watch {
     }
 
     /// What has happened since; an error ends the watch.
-    pub fn next(&mut self, state: &State) -> Result<Vec<Value>, Value> {
+    pub(crate) fn next(&mut self, state: &State) -> Result<Vec<Value>, Value> {
         let current = state.store.revision();
         if current <= self.revision {
             return Ok(Vec::new());
         }
         let changes: Vec<Change> = match state.store.since(self.revision) {
-            Ok(changes) => changes.filter(|change| self.concerns(change)).cloned().collect(),
+            Ok(changes) => changes
+                .filter(|change| self.concerns(change))
+                .cloned()
+                .collect(),
             Err(compacted) => {
-                let message = format!("too old resource version: {} ({})", self.revision, compacted.oldest);
-                return Err(json!({"type": "ERROR", "object": ApiError::expired(message).status()}));
+                let message = format!(
+                    "too old resource version: {} ({})",
+                    self.revision, compacted.oldest
+                );
+                return Err(
+                    json!({"type": "ERROR", "object": ApiError::expired(message).status()}),
+                );
             }
         };
         self.revision = current;
-        Ok(changes.iter().filter_map(|change| self.event(change)).collect())
+        Ok(changes
+            .iter()
+            .filter_map(|change| self.event(change))
+            .collect())
     }
 
     fn concerns(&self, change: &Change) -> bool {
@@ -84,7 +114,11 @@ impl Watch {
     /// A change as the selector sees it: an object that no longer matches is deleted, one
     /// that begins to match is added.
     fn event(&mut self, change: &Change) -> Option<Value> {
-        let matches = |object: &Arc<Value>| self.options.selector.matches(&encode(&self.target.resource, object));
+        let matches = |object: &Arc<Value>| {
+            self.options
+                .selector
+                .matches(&encode(&self.target.resource, object))
+        };
         let before = change.before.as_ref().is_some_and(matches);
         let after = !change.deleted && matches(&change.after);
         match (before, after) {
@@ -103,13 +137,16 @@ impl Watch {
 
     fn line(&mut self, kind: &str, object: &Value) -> Value {
         let object = encode(&self.target.resource, object);
-        let shown = self.options.form.show(&self.target.resource, object, !self.columns_sent);
+        let shown = self
+            .options
+            .form
+            .show(&self.target.resource, object, !self.columns_sent);
         self.columns_sent = true;
         json!({"type": kind, "object": shown})
     }
 
     /// A sign that nothing before this revision is missing.
-    pub fn bookmark(&self, initial_end: bool) -> Value {
+    pub(crate) fn bookmark(&self, initial_end: bool) -> Value {
         let resource = &self.target.resource;
         let mut object = json!({
             "kind": resource.kind, "apiVersion": resource.api_version(),
@@ -122,7 +159,7 @@ impl Watch {
     }
 
     /// Whether the client wants bookmarks.
-    pub fn wants_bookmarks(&self) -> bool {
+    pub(crate) fn wants_bookmarks(&self) -> bool {
         self.options.bookmarks
     }
 }

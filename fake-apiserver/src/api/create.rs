@@ -10,7 +10,12 @@ use crate::managed;
 
 impl State {
     /// Creates an object.
-    pub fn create(&mut self, target: &Target, mut object: Value, options: &WriteOptions) -> Result<Written> {
+    pub(crate) fn create(
+        &mut self,
+        target: &Target,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Written> {
         decode::identify(&target.resource, &mut object)?;
         let warnings = decode::decode(&target.resource, &mut object, options.validation)?;
         let manager = options.manager(target, "Update");
@@ -31,7 +36,14 @@ impl State {
         metadata::begin(target, &mut object)?;
         let name = text(&object, "name").to_owned();
         self.check_namespace(target, &name)?;
-        if self.store.get(&resource.collection, &(target.namespace.clone(), name.clone())).is_some() {
+        if self
+            .store
+            .get(
+                &resource.collection,
+                &(target.namespace.clone(), name.clone()),
+            )
+            .is_some()
+        {
             return Err(ApiError::already_exists(resource, &name));
         }
         let keeps_status = resource.is("", "nodes");
@@ -58,22 +70,41 @@ impl State {
     ) -> Result<Written> {
         let resource = &target.resource;
         if options.dry_run {
-            return Ok(Written { object: decode::encode(resource, &object), created: true, warnings });
+            return Ok(Written {
+                object: decode::encode(resource, &object),
+                created: true,
+                warnings,
+            });
         }
         let key = (target.namespace.clone(), text(&object, "name").to_owned());
         let stored = self.save(resource, key.clone(), object);
         if resource.is("", "namespaces") {
             self.furnish(&key.1, options)?;
         }
-        Ok(Written { object: decode::encode(resource, &stored), created: true, warnings })
+        Ok(Written {
+            object: decode::encode(resource, &stored),
+            created: true,
+            warnings,
+        })
     }
 
     /// Every namespace has a service account from its beginning.
     fn furnish(&mut self, namespace: &str, options: &WriteOptions) -> Result<()> {
-        let Some(resource) = self.registry.find("", "v1", "serviceaccounts") else { return Ok(()) };
-        let target = Target { resource, namespace: namespace.to_owned(), name: String::new(), subresource: String::new() };
-        let options = WriteOptions { manager: "kube-controller-manager".to_owned(), ..options.clone() };
-        self.create(&target, json!({"metadata": {"name": "default"}}), &options).map(drop)
+        let Some(resource) = self.registry.find("", "v1", "serviceaccounts") else {
+            return Ok(());
+        };
+        let target = Target {
+            resource,
+            namespace: namespace.to_owned(),
+            name: String::new(),
+            subresource: String::new(),
+        };
+        let options = WriteOptions {
+            manager: "kube-controller-manager".to_owned(),
+            ..options.clone()
+        };
+        self.create(&target, json!({"metadata": {"name": "default"}}), &options)
+            .map(drop)
     }
 
     fn check_namespace(&self, target: &Target, name: &str) -> Result<()> {
@@ -81,9 +112,13 @@ impl State {
         if !resource.namespaced {
             return Ok(());
         }
-        let Some(namespaces) = self.registry.find("", "v1", "namespaces") else { return Ok(()) };
+        let Some(namespaces) = self.registry.find("", "v1", "namespaces") else {
+            return Ok(());
+        };
         let namespace = &target.namespace;
-        let found = self.store.get(&namespaces.collection, &(String::new(), namespace.clone()));
+        let found = self
+            .store
+            .get(&namespaces.collection, &(String::new(), namespace.clone()));
         let found = found.ok_or_else(|| ApiError::not_found(&namespaces, namespace))?;
         if metadata::deleted(found) {
             let mut error = ApiError::forbidden(format!(

@@ -16,7 +16,7 @@ use crate::store::Key;
 
 /// What a list is to show.
 #[derive(Debug, Clone, Default)]
-pub struct ListOptions {
+pub(crate) struct ListOptions {
     /// Which objects.
     pub selector: Selector,
     /// How many at most; zero for all.
@@ -31,7 +31,7 @@ pub struct ListOptions {
 
 /// A list, or one page of it.
 #[derive(Debug, Clone)]
-pub struct List {
+pub(crate) struct List {
     /// The objects, as they are stored.
     pub items: Vec<Arc<Value>>,
     /// The revision that they are of.
@@ -47,12 +47,14 @@ pub(crate) fn version(text: &str) -> Result<Option<u64>> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| ApiError::bad_request(format!("invalid resource version: \"{text}\"")))
+    text.parse()
+        .map(Some)
+        .map_err(|_| ApiError::bad_request(format!("invalid resource version: \"{text}\"")))
 }
 
 impl State {
     /// Lists objects.
-    pub fn list(&self, target: &Target, options: &ListOptions) -> Result<List> {
+    pub(crate) fn list(&self, target: &Target, options: &ListOptions) -> Result<List> {
         let (revision, after) = self.position(options)?;
         let objects = self.store.at(&target.resource.collection, revision).map_err(|_| {
             ApiError::expired(if options.continue_token.is_empty() {
@@ -63,11 +65,16 @@ impl State {
                     .to_owned()
             })
         })?;
-        let mut page = Page { items: Vec::new(), last: None, more: 0 };
+        let mut page = Page {
+            items: Vec::new(),
+            last: None,
+            more: 0,
+        };
         page.fill(&objects, target, options, after.as_ref());
         let more = page.more > 0;
         let token = page.last.filter(|_| more).map(|(namespace, name)| {
-            URL_SAFE_NO_PAD.encode(json!({"rv": revision, "ns": namespace, "name": name}).to_string())
+            URL_SAFE_NO_PAD
+                .encode(json!({"rv": revision, "ns": namespace, "name": name}).to_string())
         });
         let counted = more && options.selector == Selector::default();
         Ok(List {
@@ -84,7 +91,9 @@ impl State {
         let wanted = version(&options.resource_version)?;
         if !options.continue_token.is_empty() {
             if wanted.is_some_and(|wanted| wanted != 0) {
-                return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+                return Err(ApiError::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
             }
             return read_token(&options.continue_token)
                 .map(|(revision, key)| (revision, Some(key)))
@@ -93,18 +102,26 @@ impl State {
         let revision = match (options.version_match.as_str(), wanted) {
             ("", None) => current,
             (_, None) => {
-                return Err(ApiError::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"));
+                return Err(ApiError::bad_request(
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
             }
             ("Exact", Some(0)) => {
-                return Err(ApiError::bad_request("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+                return Err(ApiError::bad_request(
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ));
             }
-            (_, Some(wanted)) if wanted > current => return Err(ApiError::too_large_version(wanted, current)),
+            (_, Some(wanted)) if wanted > current => {
+                return Err(ApiError::too_large_version(wanted, current));
+            }
             ("Exact", Some(wanted)) => wanted,
             // With a limit, the version is taken exactly.
             ("", Some(wanted)) if options.limit > 0 && wanted > 0 => wanted,
             ("" | "NotOlderThan", Some(_)) => current,
             (other, _) => {
-                return Err(ApiError::bad_request(format!("resourceVersionMatch: Unsupported value: \"{other}\"")));
+                return Err(ApiError::bad_request(format!(
+                    "resourceVersionMatch: Unsupported value: \"{other}\""
+                )));
             }
         };
         Ok((revision, None))
@@ -124,11 +141,23 @@ struct Page {
 }
 
 impl Page {
-    fn fill(&mut self, objects: &BTreeMap<Key, Arc<Value>>, target: &Target, options: &ListOptions, after: Option<&Key>) {
+    fn fill(
+        &mut self,
+        objects: &BTreeMap<Key, Arc<Value>>,
+        target: &Target,
+        options: &ListOptions,
+        after: Option<&Key>,
+    ) {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let in_scope = |key: &Key| target.namespace.is_empty() || key.0 == target.namespace;
-        for (key, object) in objects.range((start, Bound::Unbounded)).filter(|(key, _)| in_scope(key)) {
-            if !options.selector.matches(&crate::api::encode(&target.resource, object)) {
+        for (key, object) in objects
+            .range((start, Bound::Unbounded))
+            .filter(|(key, _)| in_scope(key))
+        {
+            if !options
+                .selector
+                .matches(&crate::api::encode(&target.resource, object))
+            {
                 continue;
             }
             if options.limit > 0 && self.items.len() == options.limit {

@@ -26,7 +26,10 @@ const KEPT: &[&str] = &[
 
 /// A text of an object's metadata, empty if it has none.
 pub(crate) fn text<'a>(object: &'a Value, field: &str) -> &'a str {
-    object["metadata"].get(field).and_then(Value::as_str).unwrap_or_default()
+    object["metadata"]
+        .get(field)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// Whether the object waits for its end.
@@ -36,7 +39,11 @@ pub(crate) fn deleted(object: &Value) -> bool {
 
 /// The finalizers of an object.
 pub(crate) fn finalizers(object: &Value) -> &[Value] {
-    object["metadata"].get("finalizers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    object["metadata"]
+        .get("finalizers")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
 /// Gives a new object its name, uid and time.
@@ -50,7 +57,11 @@ pub(super) fn begin(target: &Target, object: &mut Value) -> Result<()> {
     let name = match (name.is_empty(), target.name.is_empty(), prefix.is_empty()) {
         (false, ..) => name,
         (true, false, _) => target.name.clone(),
-        (true, true, false) => format!("{}{}", &prefix[..prefix.len().min(PREFIX_LIMIT)], generate::suffix()),
+        (true, true, false) => format!(
+            "{}{}",
+            &prefix[..prefix.len().min(PREFIX_LIMIT)],
+            generate::suffix()
+        ),
         (true, true, true) => {
             let error = FieldError::required("metadata.name", "name or generateName is required");
             return Err(ApiError::invalid(resource, "", &[error]));
@@ -59,14 +70,22 @@ pub(super) fn begin(target: &Target, object: &mut Value) -> Result<()> {
     check_name(resource, &name)?;
     place(target, object)?;
     if !matches!(text(object, "resourceVersion"), "" | "0") {
-        return Err(ApiError::internal("resourceVersion should not be set on objects to be created"));
+        return Err(ApiError::internal(
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     let metadata = &mut object["metadata"];
     metadata["name"] = Value::from(name);
     metadata["uid"] = Value::from(generate::uid());
     metadata["creationTimestamp"] = Value::from(generate::now());
     if let Some(metadata) = metadata.as_object_mut() {
-        for name in ["deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "selfLink", "generation"] {
+        for name in [
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "resourceVersion",
+            "selfLink",
+            "generation",
+        ] {
             metadata.remove(name);
         }
         if resource.generation {
@@ -77,7 +96,9 @@ pub(super) fn begin(target: &Target, object: &mut Value) -> Result<()> {
 }
 
 pub(super) fn wrong_name(given: &str, expected: &str) -> ApiError {
-    ApiError::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({expected})"))
+    ApiError::bad_request(format!(
+        "the name of the object ({given}) does not match the name on the URL ({expected})"
+    ))
 }
 
 /// Puts an object into the namespace of the request.
@@ -92,7 +113,9 @@ pub(super) fn place(target: &Target, object: &mut Value) -> Result<()> {
         }
         object["metadata"]["namespace"] = Value::from(target.namespace.as_str());
     } else if !given.is_empty() {
-        return Err(ApiError::bad_request("namespace is not allowed on this type"));
+        return Err(ApiError::bad_request(
+            "namespace is not allowed on this type",
+        ));
     }
     Ok(())
 }
@@ -101,8 +124,15 @@ fn check_name(resource: &Resource, name: &str) -> Result<()> {
     // Roles have names with colons.
     let loose = resource.group == "rbac.authorization.k8s.io";
     let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let strict = name.chars().all(|c| letter(c) || matches!(c, '-' | '.')) && name.starts_with(letter) && name.ends_with(letter);
-    let fits = name.len() <= NAME_LIMIT && if loose { !name.contains(['/', '%']) } else { strict };
+    let strict = name.chars().all(|c| letter(c) || matches!(c, '-' | '.'))
+        && name.starts_with(letter)
+        && name.ends_with(letter);
+    let fits = name.len() <= NAME_LIMIT
+        && if loose {
+            !name.contains(['/', '%'])
+        } else {
+            strict
+        };
     if fits {
         return Ok(());
     }
@@ -114,7 +144,9 @@ fn check_name(resource: &Resource, name: &str) -> Result<()> {
 
 /// Keeps in a changed object what a client cannot change.
 pub(super) fn keep(live: &Value, new: &mut Value) {
-    let Some(metadata) = new["metadata"].as_object_mut() else { return };
+    let Some(metadata) = new["metadata"].as_object_mut() else {
+        return;
+    };
     for name in KEPT {
         match live["metadata"].get(name) {
             Some(value) => metadata.insert((*name).to_owned(), value.clone()),
@@ -151,7 +183,9 @@ pub(super) fn raise(object: &mut Value) {
 pub(super) fn same(one: &Value, other: &Value) -> bool {
     let comparable = |object: &Value| {
         let mut object = object.clone();
-        let entries = object.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut);
+        let entries = object
+            .pointer_mut("/metadata/managedFields")
+            .and_then(Value::as_array_mut);
         for entry in entries.into_iter().flatten() {
             entry["time"] = json!(null);
         }

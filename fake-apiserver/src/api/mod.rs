@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub use decode::encode;
-pub use delete::{DeleteOptions, Deleted};
+pub(crate) use decode::encode;
+pub(crate) use delete::{DeleteOptions, Deleted};
+pub(crate) use list::ListOptions;
 pub(crate) use list::version as parse_version;
-pub use list::ListOptions;
 
 use crate::cluster::State;
 use crate::error::{ApiError, Result};
@@ -26,7 +26,7 @@ use crate::store::Key;
 
 /// What a request is about.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub(crate) struct Target {
     /// Its resource.
     pub resource: Arc<Resource>,
     /// The namespace of the path; empty for all of them, or for a cluster-wide resource.
@@ -39,14 +39,14 @@ pub struct Target {
 
 impl Target {
     /// Where the object is stored.
-    pub fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         (self.namespace.clone(), self.name.clone())
     }
 }
 
 /// What the server does about fields that it does not know.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum FieldValidation {
+pub(crate) enum FieldValidation {
     /// Drops them.
     Ignore,
     /// Drops them with a warning.
@@ -58,7 +58,7 @@ pub enum FieldValidation {
 
 /// The options of a write.
 #[derive(Debug, Clone, Default)]
-pub struct WriteOptions {
+pub(crate) struct WriteOptions {
     /// Nothing is stored.
     pub dry_run: bool,
     /// Who writes.
@@ -82,7 +82,7 @@ impl WriteOptions {
 
 /// The result of a write.
 #[derive(Debug, Clone)]
-pub struct Written {
+pub(crate) struct Written {
     /// The object as it is now, in the version of the request.
     pub object: Value,
     /// Whether it is new.
@@ -93,12 +93,15 @@ pub struct Written {
 
 impl State {
     /// One object, in the version of the request.
-    pub fn get(&self, target: &Target) -> Result<Value> {
-        self.live(target).map(|object| encode(&target.resource, &object))
+    pub(crate) fn get(&self, target: &Target) -> Result<Value> {
+        self.live(target)
+            .map(|object| encode(&target.resource, &object))
     }
 
     pub(crate) fn live(&self, target: &Target) -> Result<Arc<Value>> {
         let found = self.store.get(&target.resource.collection, &target.key());
-        found.cloned().ok_or_else(|| ApiError::not_found(&target.resource, &target.name))
+        found
+            .cloned()
+            .ok_or_else(|| ApiError::not_found(&target.resource, &target.name))
     }
 }

@@ -54,9 +54,13 @@ fn defaults(resource: &Resource, object: &mut Value) {
     match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "secrets") => {
             set(object, "type", Value::from("Opaque"));
-            if let Some(texts) = object.as_object_mut().and_then(|map| map.remove("stringData")) {
+            if let Some(texts) = object
+                .as_object_mut()
+                .and_then(|map| map.remove("stringData"))
+            {
                 for (name, text) in texts.as_object().into_iter().flatten() {
-                    object["data"][name] = Value::from(STANDARD.encode(text.as_str().unwrap_or_default()));
+                    object["data"][name] =
+                        Value::from(STANDARD.encode(text.as_str().unwrap_or_default()));
                 }
             }
         }
@@ -64,7 +68,9 @@ fn defaults(resource: &Resource, object: &mut Value) {
         ("apps", kind) => {
             pod_spec(&mut object["spec"]["template"]["spec"]);
             match kind {
-                "deployments" | "replicasets" | "statefulsets" => set(&mut object["spec"], "replicas", Value::from(1)),
+                "deployments" | "replicasets" | "statefulsets" => {
+                    set(&mut object["spec"], "replicas", Value::from(1));
+                }
                 _ => {}
             }
             set(&mut object["spec"], "revisionHistoryLimit", Value::from(10));
@@ -73,7 +79,12 @@ fn defaults(resource: &Resource, object: &mut Value) {
             let spec = &mut object["spec"];
             set(spec, "type", Value::from("ClusterIP"));
             set(spec, "sessionAffinity", Value::from("None"));
-            for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            for port in spec
+                .get_mut("ports")
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
                 set(port, "protocol", Value::from("TCP"));
                 let number = port["port"].clone();
                 set(port, "targetPort", number);
@@ -82,10 +93,20 @@ fn defaults(resource: &Resource, object: &mut Value) {
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
             let group = resource.group.as_str();
             let reference = &mut object["roleRef"];
-            if reference.is_object() && reference["apiGroup"].as_str().unwrap_or_default().is_empty() {
+            if reference.is_object()
+                && reference["apiGroup"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .is_empty()
+            {
                 reference["apiGroup"] = Value::from(group);
             }
-            for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
+            for subject in object
+                .get_mut("subjects")
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
                 if subject["kind"] != "ServiceAccount" {
                     set(subject, "apiGroup", Value::from(group));
                 }
@@ -101,7 +122,10 @@ fn pod_spec(spec: &mut Value) {
         return;
     }
     // The older name of the same field.
-    let account = spec.get("serviceAccountName").or_else(|| spec.get("serviceAccount")).cloned();
+    let account = spec
+        .get("serviceAccountName")
+        .or_else(|| spec.get("serviceAccount"))
+        .cloned();
     if let Some(account) = account {
         spec["serviceAccountName"] = account.clone();
         spec["serviceAccount"] = account;
@@ -116,15 +140,40 @@ fn pod_spec(spec: &mut Value) {
         set(spec, name, default);
     }
     for list in ["containers", "initContainers"] {
-        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
-            let tag = image.rsplit('/').next().and_then(|last| last.split_once(':')).map_or("latest", |(_, tag)| tag);
-            let policy = if tag == "latest" && !image.contains('@') { "Always" } else { "IfNotPresent" };
+        for container in spec
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            let image = container
+                .get("image")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            let tag = image
+                .rsplit('/')
+                .next()
+                .and_then(|last| last.split_once(':'))
+                .map_or("latest", |(_, tag)| tag);
+            let policy = if tag == "latest" && !image.contains('@') {
+                "Always"
+            } else {
+                "IfNotPresent"
+            };
             set(container, "imagePullPolicy", json!(policy));
             set(container, "resources", json!({}));
-            set(container, "terminationMessagePath", json!("/dev/termination-log"));
+            set(
+                container,
+                "terminationMessagePath",
+                json!("/dev/termination-log"),
+            );
             set(container, "terminationMessagePolicy", json!("File"));
-            for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            for port in container
+                .get_mut("ports")
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
                 set(port, "protocol", json!("TCP"));
             }
         }
@@ -135,9 +184,18 @@ fn check_account(state: &State, pod: &mut Value) -> Result<()> {
     set(&mut pod["spec"], "serviceAccountName", json!("default"));
     pod["spec"]["serviceAccount"] = pod["spec"]["serviceAccountName"].clone();
     let (namespace, name) = (text(pod, "namespace"), text(pod, "name"));
-    let account = pod["spec"]["serviceAccountName"].as_str().unwrap_or_default();
-    let accounts = Collection { group: String::new(), plural: "serviceaccounts".to_owned() };
-    if state.store.get(&accounts, &(namespace.to_owned(), account.to_owned())).is_some() {
+    let account = pod["spec"]["serviceAccountName"]
+        .as_str()
+        .unwrap_or_default();
+    let accounts = Collection {
+        group: String::new(),
+        plural: "serviceaccounts".to_owned(),
+    };
+    if state
+        .store
+        .get(&accounts, &(namespace.to_owned(), account.to_owned()))
+        .is_some()
+    {
         return Ok(());
     }
     Err(ApiError::forbidden(format!(
@@ -148,12 +206,22 @@ fn check_account(state: &State, pod: &mut Value) -> Result<()> {
 fn quality(pod: &Value) -> &'static str {
     let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
     let containers = containers.map(Vec::as_slice).unwrap_or_default();
-    let both = |container: &Value| (container["resources"]["requests"].clone(), container["resources"]["limits"].clone());
+    let both = |container: &Value| {
+        (
+            container["resources"]["requests"].clone(),
+            container["resources"]["limits"].clone(),
+        )
+    };
     let guaranteed = |container: &Value| {
         let (requests, limits) = both(container);
-        limits["cpu"].is_string() && limits["memory"].is_string() && (requests.is_null() || requests == limits)
+        limits["cpu"].is_string()
+            && limits["memory"].is_string()
+            && (requests.is_null() || requests == limits)
     };
-    if containers.iter().all(|container| both(container) == (Value::Null, Value::Null)) {
+    if containers
+        .iter()
+        .all(|container| both(container) == (Value::Null, Value::Null))
+    {
         "BestEffort"
     } else if containers.iter().all(guaranteed) {
         "Guaranteed"
@@ -174,23 +242,43 @@ pub(super) fn validate(resource: &Resource, object: &Value) -> Vec<FieldError> {
             if labels.is_none_or(Map::is_empty) && selector.get("matchExpressions").is_none() {
                 errors.push(FieldError::required("spec.selector", ""));
             }
-            let fits = labels.into_iter().flatten().all(|(name, value)| template["metadata"]["labels"].get(name) == Some(value));
+            let fits = labels
+                .into_iter()
+                .flatten()
+                .all(|(name, value)| template["metadata"]["labels"].get(name) == Some(value));
             if !fits {
                 let why = "`selector` does not match template `labels`";
-                errors.push(FieldError::invalid("spec.template.metadata.labels", &template["metadata"]["labels"], why));
+                errors.push(FieldError::invalid(
+                    "spec.template.metadata.labels",
+                    &template["metadata"]["labels"],
+                    why,
+                ));
             }
-            containers(&template["spec"], "spec.template.spec.containers", &mut errors);
+            containers(
+                &template["spec"],
+                "spec.template.spec.containers",
+                &mut errors,
+            );
         }
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
-            if object["roleRef"]["name"].as_str().unwrap_or_default().is_empty() {
-                errors.push(FieldError::required("roleRef.name", ""));
-            }
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings")
+            if object["roleRef"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .is_empty() =>
+        {
+            errors.push(FieldError::required("roleRef.name", ""));
         }
-        ("coordination.k8s.io", _) => {
-            if object["spec"]["leaseDurationSeconds"].as_i64().is_some_and(|seconds| seconds <= 0) {
-                let value = &object["spec"]["leaseDurationSeconds"];
-                errors.push(FieldError::invalid("spec.leaseDurationSeconds", value, "must be greater than 0"));
-            }
+        ("coordination.k8s.io", _)
+            if object["spec"]["leaseDurationSeconds"]
+                .as_i64()
+                .is_some_and(|seconds| seconds <= 0) =>
+        {
+            let value = &object["spec"]["leaseDurationSeconds"];
+            errors.push(FieldError::invalid(
+                "spec.leaseDurationSeconds",
+                value,
+                "must be greater than 0",
+            ));
         }
         ("apiextensions.k8s.io", _) => errors.extend(crd::validate(object)),
         _ => {}
@@ -199,7 +287,11 @@ pub(super) fn validate(resource: &Resource, object: &Value) -> Vec<FieldError> {
 }
 
 fn containers(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    let list = spec.get("containers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let list = spec
+        .get("containers")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     if list.is_empty() {
         errors.push(FieldError::required(path, ""));
     }
@@ -216,15 +308,28 @@ fn containers(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
 fn data(object: &Value, errors: &mut Vec<FieldError>) {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let mut size = 0;
-    for (name, value) in object.get("data").and_then(Value::as_object).into_iter().flatten() {
+    for (name, value) in object
+        .get("data")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
         size += value.as_str().map_or(0, str::len);
         if name.is_empty() || !name.chars().all(allowed) {
             let why = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
-            errors.push(FieldError::invalid(format!("data[{name}]"), &Value::from(name.as_str()), why));
+            errors.push(FieldError::invalid(
+                format!("data[{name}]"),
+                &Value::from(name.as_str()),
+                why,
+            ));
         }
     }
     // Secrets are measured decoded; base64 makes four characters of three bytes.
-    let limit = if object.get("type").is_some() { SECRET_LIMIT / 3 * 4 } else { SECRET_LIMIT };
+    let limit = if object.get("type").is_some() {
+        SECRET_LIMIT / 3 * 4
+    } else {
+        SECRET_LIMIT
+    };
     if size > limit {
         errors.push(FieldError {
             field: "data".to_owned(),
@@ -235,7 +340,12 @@ fn data(object: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// Completes a changed object and finds changes that are not allowed.
-pub(super) fn change(resource: &Resource, live: &Value, new: &mut Value, errors: &mut Vec<FieldError>) {
+pub(super) fn change(
+    resource: &Resource,
+    live: &Value,
+    new: &mut Value,
+    errors: &mut Vec<FieldError>,
+) {
     defaults(resource, new);
     let mut fixed = |field: &str, pointer: &str| {
         if live.pointer(pointer) != new.pointer(pointer) {
@@ -246,10 +356,14 @@ pub(super) fn change(resource: &Resource, live: &Value, new: &mut Value, errors:
     match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "secrets") => fixed("type", "/type"),
         ("apps", _) => fixed("spec.selector", "/spec/selector"),
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
-            if live["roleRef"] != new["roleRef"] {
-                errors.push(FieldError::invalid("roleRef", &new["roleRef"], "cannot change roleRef"));
-            }
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings")
+            if live["roleRef"] != new["roleRef"] =>
+        {
+            errors.push(FieldError::invalid(
+                "roleRef",
+                &new["roleRef"],
+                "cannot change roleRef",
+            ));
         }
         ("", "namespaces") => {
             let name = text(live, "name").to_owned();
@@ -273,9 +387,14 @@ pub(super) fn change(resource: &Resource, live: &Value, new: &mut Value, errors:
         _ => {}
     }
     if matches!(resource.plural.as_str(), "secrets" | "configmaps") && live["immutable"] == true {
-        let differs = ["data", "binaryData", "immutable"].iter().find(|name| live.get(**name) != new.get(**name));
+        let differs = ["data", "binaryData", "immutable"]
+            .iter()
+            .find(|name| live.get(**name) != new.get(**name));
         if let Some(name) = differs {
-            errors.push(FieldError::forbidden(*name, "field is immutable when `immutable` is set"));
+            errors.push(FieldError::forbidden(
+                *name,
+                "field is immutable when `immutable` is set",
+            ));
         }
     }
 }
@@ -288,13 +407,22 @@ fn pod_change(live: &Value, new: &mut Value, errors: &mut Vec<FieldError>) {
     }
     let fixed = |pod: &Value| {
         let mut spec = pod["spec"].clone();
-        for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"] {
+        for field in [
+            "activeDeadlineSeconds",
+            "tolerations",
+            "terminationGracePeriodSeconds",
+        ] {
             if let Some(map) = spec.as_object_mut() {
                 map.remove(field);
             }
         }
         for list in ["containers", "initContainers"] {
-            for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            for container in spec
+                .get_mut(list)
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
                 container["image"] = Value::Null;
             }
         }

@@ -12,7 +12,12 @@ use crate::managed::{self, Manager};
 
 impl State {
     /// Replaces an object, or its status.
-    pub fn update(&mut self, target: &Target, mut object: Value, options: &WriteOptions) -> Result<Written> {
+    pub(crate) fn update(
+        &mut self,
+        target: &Target,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Written> {
         let resource = &target.resource;
         decode::identify(resource, &mut object)?;
         let name = text(&object, "name").to_owned();
@@ -21,19 +26,30 @@ impl State {
         }
         metadata::place(target, &mut object)?;
         let live = self.live(target)?;
-        self.check_version(target, &live, &object, resource.unconditional)?;
+        Self::check_version(target, &live, &object, resource.unconditional)?;
         let warnings = decode::decode(resource, &mut object, options.validation)?;
         let manager = options.manager(target, "Update");
         let object = self.settle(target, &live, object, options, Some(&manager))?;
-        Ok(Written { object, created: false, warnings })
+        Ok(Written {
+            object,
+            created: false,
+            warnings,
+        })
     }
 
     /// Whether a change was made to the object as it is.
-    pub(super) fn check_version(&self, target: &Target, live: &Value, object: &Value, may_omit: bool) -> Result<()> {
+    pub(super) fn check_version(
+        target: &Target,
+        live: &Value,
+        object: &Value,
+        may_omit: bool,
+    ) -> Result<()> {
         let resource = &target.resource;
         let (uid, live_uid) = (text(object, "uid"), text(live, "uid"));
         if !uid.is_empty() && uid != live_uid {
-            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {live_uid}");
+            let why = format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {live_uid}"
+            );
             return Err(ApiError::conflict(resource, &target.name, &why));
         }
         match text(object, "resourceVersion") {
@@ -75,7 +91,10 @@ impl State {
         }
         if options.dry_run || metadata::same(live, &new) {
             let unchanged = metadata::same(live, &new);
-            return Ok(decode::encode(resource, if unchanged { live } else { &new }));
+            return Ok(decode::encode(
+                resource,
+                if unchanged { live } else { &new },
+            ));
         }
         let stored = self.save(resource, target.key(), new);
         if may_go(&stored) {
@@ -116,7 +135,9 @@ fn restrict(target: &Target, live: &Value, mut new: Value) -> Value {
 }
 
 fn check_finalizers(live: &Value, new: &Value, errors: &mut Vec<FieldError>) {
-    let added = metadata::finalizers(new).iter().any(|finalizer| !metadata::finalizers(live).contains(finalizer));
+    let added = metadata::finalizers(new)
+        .iter()
+        .any(|finalizer| !metadata::finalizers(live).contains(finalizer));
     if metadata::deleted(live) && added {
         let why = "no new finalizers can be added if the object is being deleted";
         errors.push(FieldError::forbidden("metadata.finalizers", why));
@@ -125,6 +146,12 @@ fn check_finalizers(live: &Value, new: &Value, errors: &mut Vec<FieldError>) {
 
 /// Whether nothing keeps a deleted object any more.
 fn may_go(object: &Value) -> bool {
-    let grace = object["metadata"].get("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or_default();
-    metadata::deleted(object) && metadata::finalizers(object).is_empty() && grace == 0 && object["kind"] != "Namespace"
+    let grace = object["metadata"]
+        .get("deletionGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or_default();
+    metadata::deleted(object)
+        && metadata::finalizers(object).is_empty()
+        && grace == 0
+        && object["kind"] != "Namespace"
 }

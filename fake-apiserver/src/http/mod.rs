@@ -40,7 +40,6 @@ pub(crate) struct Service {
 
 /// A request, read and understood as far as all requests are.
 struct Call {
-    method: String,
     path: String,
     query: Query,
     route: Route,
@@ -57,7 +56,10 @@ impl Call {
 }
 
 fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> &'h str {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
 }
 
 impl Service {
@@ -83,7 +85,12 @@ impl Service {
         response
     }
 
-    async fn handle_request(&self, headers: HeaderMap, body: Incoming, entry: &mut journal::Entry) -> Result<Response<Answer>> {
+    async fn handle_request(
+        &self,
+        headers: HeaderMap,
+        body: Incoming,
+        entry: &mut journal::Entry,
+    ) -> Result<Response<Answer>> {
         let who = self.authenticate(&headers)?;
         entry.user.clone_from(&who.user);
         let query = Query::parse(&entry.query);
@@ -94,9 +101,16 @@ impl Service {
                 entry.resource.clone_from(&target.resource.plural);
                 (Ok(Route::Object(target)), verb)
             }
-            other => (other, if entry.method == "GET" { Some("get") } else { None }),
+            other => (
+                other,
+                if entry.method == "GET" {
+                    Some("get")
+                } else {
+                    None
+                },
+            ),
         };
-        entry.verb = verb.unwrap_or_default().to_owned();
+        verb.unwrap_or_default().clone_into(&mut entry.verb);
         let (delay, fault) = self.handle.faults.of(&entry.verb, &entry.resource);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -107,11 +121,26 @@ impl Service {
         let route = route?;
         let verb = verb.ok_or_else(ApiError::method_not_allowed)?;
         self.authorize(&route, verb, &who, &entry.path)?;
-        let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(|_| {
-            ApiError::new(413, "RequestEntityTooLarge", format!("limit is {BODY_LIMIT}, or the body ended early"))
-        })?;
-        let (method, path) = (entry.method.clone(), entry.path.clone());
-        let call = Call { method, path, query, route, verb, who, headers, body: body.to_bytes() };
+        let body = Limited::new(body, BODY_LIMIT)
+            .collect()
+            .await
+            .map_err(|_| {
+                ApiError::new(
+                    413,
+                    "RequestEntityTooLarge",
+                    format!("limit is {BODY_LIMIT}, or the body ended early"),
+                )
+            })?;
+        let path = entry.path.clone();
+        let call = Call {
+            path,
+            query,
+            route,
+            verb,
+            who,
+            headers,
+            body: body.to_bytes(),
+        };
         match &call.route {
             Route::Object(target) => self.object(&call, target),
             Route::Other => self.other(&call),
@@ -119,13 +148,21 @@ impl Service {
     }
 
     fn authenticate(&self, headers: &HeaderMap) -> Result<Identity> {
-        let Some(credential) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
+        let Some(credential) = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+        else {
             return self.anonymous.clone().ok_or_else(ApiError::unauthorized);
         };
-        let token = credential.strip_prefix("Bearer ").unwrap_or_default().trim();
+        let token = credential
+            .strip_prefix("Bearer ")
+            .unwrap_or_default()
+            .trim();
         let state = self.handle.cluster.read();
         let found = state.tokens.check(token, &[API_AUDIENCE.to_owned()]);
-        found.map(|(identity, _)| identity.clone()).ok_or_else(ApiError::unauthorized)
+        found
+            .map(|(identity, _)| identity.clone())
+            .ok_or_else(ApiError::unauthorized)
     }
 
     fn authorize(&self, route: &Route, verb: &str, who: &Identity, path: &str) -> Result<()> {
@@ -135,41 +172,72 @@ impl Service {
         }
         let user = &who.user;
         let Route::Object(target) = route else {
-            return Err(ApiError::forbidden(format!("forbidden: User \"{user}\" cannot {verb} path \"{path}\"")));
+            return Err(ApiError::forbidden(format!(
+                "forbidden: User \"{user}\" cannot {verb} path \"{path}\""
+            )));
         };
         let resource = &target.resource;
-        let full = if what.subresource.is_empty() { resource.plural.clone() } else { format!("{}/{}", resource.plural, what.subresource) };
-        let qualified = if resource.group.is_empty() { resource.plural.clone() } else { resource.qualified() };
-        let named = if what.name.is_empty() { String::new() } else { format!(" \"{}\"", what.name) };
-        let scope = if what.namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace \"{}\"", what.namespace) };
+        let full = if what.subresource.is_empty() {
+            resource.plural.clone()
+        } else {
+            format!("{}/{}", resource.plural, what.subresource)
+        };
+        let qualified = if resource.group.is_empty() {
+            resource.plural.clone()
+        } else {
+            resource.qualified()
+        };
+        let named = if what.name.is_empty() {
+            String::new()
+        } else {
+            format!(" \"{}\"", what.name)
+        };
+        let scope = if what.namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace \"{}\"", what.namespace)
+        };
         let mut error = ApiError::forbidden(format!(
             "{qualified}{named} is forbidden: User \"{user}\" cannot {verb} resource \"{full}\" in API group \"{}\" {scope}",
             resource.group
         ));
-        *error.details = json!({"name": what.name, "group": resource.group, "kind": resource.plural});
+        *error.details =
+            json!({"name": what.name, "group": resource.group, "kind": resource.plural});
         Err(error)
     }
 
-    /// Discovery, OpenAPI and health.
+    /// Discovery, `OpenAPI` and health.
     fn other(&self, call: &Call) -> Result<Response<Answer>> {
         let state = self.handle.cluster.read();
         let registry = &state.registry;
         let accept = call.header(&ACCEPT);
-        let parts: Vec<&str> = call.path.split('/').filter(|part| !part.is_empty()).collect();
-        let aggregated = discovery::wants_aggregated(accept) && matches!(parts.as_slice(), ["api" | "apis"]);
+        let parts: Vec<&str> = call
+            .path
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .collect();
+        let aggregated =
+            discovery::wants_aggregated(accept) && matches!(parts.as_slice(), ["api" | "apis"]);
         if aggregated {
             let document = discovery::aggregated(registry, parts == ["api"]);
             let mut response = whole(StatusCode::OK, &document);
-            let kind = HeaderValue::from_static("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+            let kind = HeaderValue::from_static(
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            );
             response.headers_mut().insert(CONTENT_TYPE, kind);
             return Ok(response);
         }
         let document = match parts.as_slice() {
-            [] => json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+            [] => {
+                json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]})
+            }
             ["version"] => discovery::version(),
             ["healthz" | "livez" | "readyz", ..] => {
                 let mut response = Response::new(Answer::Whole(Some(Bytes::from_static(b"ok"))));
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+                response.headers_mut().insert(
+                    CONTENT_TYPE,
+                    HeaderValue::from_static("text/plain; charset=utf-8"),
+                );
                 return Ok(response);
             }
             ["api"] => discovery::core_versions(&self.address),
@@ -193,7 +261,9 @@ impl Service {
 fn whole(status: StatusCode, document: &Value) -> Response<Answer> {
     let mut response = Response::new(Answer::Whole(Some(Bytes::from(document.to_string()))));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -201,7 +271,9 @@ fn refusal(error: &ApiError) -> Response<Answer> {
     let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = whole(status, &error.status());
     if let Some(seconds) = error.retry_after() {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

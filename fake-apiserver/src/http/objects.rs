@@ -25,7 +25,10 @@ impl Service {
         match call.verb {
             "get" => {
                 let object = cluster.read().get(target)?;
-                Ok(whole(StatusCode::OK, &form.show(&target.resource, object, true)))
+                Ok(whole(
+                    StatusCode::OK,
+                    &form.show(&target.resource, object, true),
+                ))
             }
             "list" => self.list(call, target, form),
             "watch" => self.watch(call, target, form),
@@ -33,12 +36,22 @@ impl Service {
             "update" => {
                 let options = call.query.write(call.header(&USER_AGENT), false)?;
                 let body = body(call)?;
-                Ok(written(&cluster.write(|state| state.update(target, body, &options))?, target, form))
+                Ok(written(
+                    &cluster.write(|state| state.update(target, body, &options))?,
+                    target,
+                    form,
+                ))
             }
             "patch" => {
                 let patch = patch(call)?;
-                let options = call.query.write(call.header(&USER_AGENT), matches!(patch, Patch::Apply(_)))?;
-                Ok(written(&cluster.write(|state| state.patch(target, patch, &options))?, target, form))
+                let options = call
+                    .query
+                    .write(call.header(&USER_AGENT), matches!(patch, Patch::Apply(_)))?;
+                Ok(written(
+                    &cluster.write(|state| state.patch(target, patch, &options))?,
+                    target,
+                    form,
+                ))
             }
             "delete" | "deletecollection" => self.delete(call, target),
             _ => Err(ApiError::method_not_allowed()),
@@ -55,8 +68,15 @@ impl Service {
         if let Some(remaining) = list.remaining {
             metadata["remainingItemCount"] = Value::from(remaining);
         }
-        let items = list.items.iter().map(|object| encode(&target.resource, object)).collect();
-        Ok(whole(StatusCode::OK, &form.list(&target.resource, items, metadata)))
+        let items = list
+            .items
+            .iter()
+            .map(|object| encode(&target.resource, object))
+            .collect();
+        Ok(whole(
+            StatusCode::OK,
+            &form.list(&target.resource, items, &metadata),
+        ))
     }
 
     fn watch(&self, call: &Call, target: &Target, form: Form) -> Result<Response<Answer>> {
@@ -75,9 +95,16 @@ impl Service {
         };
         let started = Watch::start(&self.handle.cluster.read(), target, options);
         let (watch, first) = started?;
-        let mut response =
-            Response::new(stream::serve(&self.handle, watch, first, call.query.timeout(), self.bookmark_interval));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut response = Response::new(stream::serve(
+            &self.handle,
+            watch,
+            first,
+            call.query.timeout(),
+            self.bookmark_interval,
+        ));
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(response)
     }
 
@@ -90,17 +117,26 @@ impl Service {
         }
         let options = call.query.write(call.header(&USER_AGENT), false)?;
         if !target.subresource.is_empty() {
-            let answer = cluster.write(|state| reviews::subresource(state, target, &body, &options))?;
+            let answer =
+                cluster.write(|state| reviews::subresource(state, target, &body, &options))?;
             return Ok(whole(StatusCode::CREATED, &answer));
         }
         if target.resource.namespaced && target.namespace.is_empty() {
             return Err(ApiError::method_not_allowed());
         }
-        Ok(written(&cluster.write(|state| state.create(target, body, &options))?, target, form))
+        Ok(written(
+            &cluster.write(|state| state.create(target, body, &options))?,
+            target,
+            form,
+        ))
     }
 
     fn delete(&self, call: &Call, target: &Target) -> Result<Response<Answer>> {
-        let body = if call.body.is_empty() { Value::Null } else { body(call)? };
+        let body = if call.body.is_empty() {
+            Value::Null
+        } else {
+            body(call)?
+        };
         let options = call.query.delete(&body)?;
         if !target.subresource.is_empty() {
             return Err(ApiError::method_not_allowed());
@@ -110,27 +146,40 @@ impl Service {
                 return Err(ApiError::method_not_allowed());
             }
             let list = call.query.list(&target.resource)?;
-            let deleted = self.handle.cluster.write(|state| state.delete_collection(target, &list, &options))?;
+            let deleted = self
+                .handle
+                .cluster
+                .write(|state| state.delete_collection(target, &list, &options))?;
             return Ok(whole(StatusCode::OK, &deleted));
         }
-        let (Deleted::Gone(answer) | Deleted::Object(answer)) =
-            self.handle.cluster.write(|state| state.delete(target, &options))?;
+        let (Deleted::Gone(answer) | Deleted::Object(answer)) = self
+            .handle
+            .cluster
+            .write(|state| state.delete(target, &options))?;
         Ok(whole(StatusCode::OK, &answer))
     }
 }
 
 fn media_type(call: &Call) -> &str {
-    call.header(&CONTENT_TYPE).split(';').next().unwrap_or_default().trim()
+    call.header(&CONTENT_TYPE)
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
 }
 
 fn unreadable(what: &str, error: &dyn std::fmt::Display) -> ApiError {
-    ApiError::bad_request(format!("the object provided is unrecognized ({what}): {error}"))
+    ApiError::bad_request(format!(
+        "the object provided is unrecognized ({what}): {error}"
+    ))
 }
 
 /// The body as a JSON value.
 fn body(call: &Call) -> Result<Value> {
     match media_type(call) {
-        "" | "application/json" => serde_json::from_slice(&call.body).map_err(|error| unreadable("JSON", &error)),
+        "" | "application/json" => {
+            serde_json::from_slice(&call.body).map_err(|error| unreadable("JSON", &error))
+        }
         "application/yaml" => yaml(&call.body),
         other => Err(ApiError::unsupported_media(format!(
             "the body of the request was in an unknown format - accepted media types include: application/json, \
@@ -164,10 +213,19 @@ fn patch(call: &Call) -> Result<Patch> {
 }
 
 fn written(written: &Written, target: &Target, form: Form) -> Response<Answer> {
-    let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = whole(status, &form.show(&target.resource, written.object.clone(), true));
+    let status = if written.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    let mut response = whole(
+        status,
+        &form.show(&target.resource, written.object.clone(), true),
+    );
     for warning in &written.warnings {
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{}\"", warning.replace('"', "\\\""))) {
+        if let Ok(value) =
+            HeaderValue::from_str(&format!("299 - \"{}\"", warning.replace('"', "\\\"")))
+        {
             response.headers_mut().append(WARNING, value);
         }
     }

@@ -23,15 +23,24 @@ pub(super) struct Query {
 impl Query {
     pub(super) fn parse(query: &str) -> Self {
         let pairs = url::form_urlencoded::parse(query.as_bytes());
-        Self { values: pairs.map(|(name, value)| (name.into_owned(), value.into_owned())).collect() }
+        Self {
+            values: pairs
+                .map(|(name, value)| (name.into_owned(), value.into_owned()))
+                .collect(),
+        }
     }
 
     fn text(&self, name: &str) -> &str {
-        self.values.get(name).map(String::as_str).unwrap_or_default()
+        self.values
+            .get(name)
+            .map(String::as_str)
+            .unwrap_or_default()
     }
 
     fn flag(&self, name: &str) -> Option<bool> {
-        self.values.get(name).map(|value| matches!(value.as_str(), "true" | "1"))
+        self.values
+            .get(name)
+            .map(|value| matches!(value.as_str(), "true" | "1"))
     }
 
     pub(super) fn watch(&self) -> bool {
@@ -66,7 +75,11 @@ impl Query {
     }
 
     pub(super) fn selector(&self, resource: &Resource) -> Result<Selector> {
-        Selector::parse(resource, self.text("labelSelector"), self.text("fieldSelector"))
+        Selector::parse(
+            resource,
+            self.text("labelSelector"),
+            self.text("fieldSelector"),
+        )
     }
 
     pub(super) fn list(&self, resource: &Resource) -> Result<ListOptions> {
@@ -76,7 +89,9 @@ impl Query {
             limit: if limit.is_empty() {
                 0
             } else {
-                limit.parse().map_err(|_| ApiError::bad_request(format!("invalid limit: \"{limit}\"")))?
+                limit
+                    .parse()
+                    .map_err(|_| ApiError::bad_request(format!("invalid limit: \"{limit}\"")))?
             },
             continue_token: self.text("continue").to_owned(),
             resource_version: self.resource_version().to_owned(),
@@ -88,17 +103,27 @@ impl Query {
     pub(super) fn write(&self, agent: &str, apply: bool) -> Result<WriteOptions> {
         let named = self.text("fieldManager");
         let fallback = agent.split('/').next().unwrap_or_default();
-        let fallback = if fallback.is_empty() { "unknown" } else { fallback };
+        let fallback = if fallback.is_empty() {
+            "unknown"
+        } else {
+            fallback
+        };
         Ok(WriteOptions {
             dry_run: self.dry_run()?,
-            manager: if named.is_empty() && !apply { fallback.to_owned() } else { named.to_owned() },
+            manager: if named.is_empty() && !apply {
+                fallback.to_owned()
+            } else {
+                named.to_owned()
+            },
             force: self.flag("force").unwrap_or(false),
             validation: match self.text("fieldValidation") {
                 "" | "Warn" => FieldValidation::Warn,
                 "Ignore" => FieldValidation::Ignore,
                 "Strict" => FieldValidation::Strict,
                 other => {
-                    let message = format!("fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Warn\", \"Strict\"");
+                    let message = format!(
+                        "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Warn\", \"Strict\""
+                    );
                     return Err(ApiError::new(422, "Invalid", message));
                 }
             },
@@ -109,16 +134,28 @@ impl Query {
         match self.text("dryRun") {
             "" => Ok(false),
             "All" => Ok(true),
-            other => Err(ApiError::new(422, "Invalid", format!("dryRun: Unsupported value: \"{other}\": supported values: \"All\""))),
+            other => Err(ApiError::new(
+                422,
+                "Invalid",
+                format!("dryRun: Unsupported value: \"{other}\": supported values: \"All\""),
+            )),
         }
     }
 
     /// From the query and the body; the body wins.
     pub(super) fn delete(&self, body: &Value) -> Result<DeleteOptions> {
-        let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let text = |pointer: &str| {
+            body.pointer(pointer)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
         let grace = body.get("gracePeriodSeconds").and_then(Value::as_i64);
-        let policy = text("/propagationPolicy").unwrap_or_else(|| self.text("propagationPolicy").to_owned());
-        let in_body = body.get("dryRun").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+        let policy =
+            text("/propagationPolicy").unwrap_or_else(|| self.text("propagationPolicy").to_owned());
+        let in_body = body
+            .get("dryRun")
+            .and_then(Value::as_array)
+            .is_some_and(|list| !list.is_empty());
         Ok(DeleteOptions {
             dry_run: in_body || self.dry_run()?,
             uid: text("/preconditions/uid"),
@@ -128,7 +165,9 @@ impl Query {
                 "Orphan" => true,
                 "" | "Background" | "Foreground" => body["orphanDependents"] == true,
                 other => {
-                    let message = format!("propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\"");
+                    let message = format!(
+                        "propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
+                    );
                     return Err(ApiError::new(422, "Invalid", message));
                 }
             },

@@ -22,7 +22,9 @@ mod percent {
         let bytes = text.as_bytes();
         let (mut decoded, mut index) = (Vec::with_capacity(bytes.len()), 0);
         while index < bytes.len() {
-            let hex = text.get(index + 1..index + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+            let hex = text
+                .get(index + 1..index + 3)
+                .and_then(|hex| u8::from_str_radix(hex, 16).ok());
             match (bytes[index], hex) {
                 (b'%', Some(byte)) => {
                     decoded.push(byte);
@@ -40,7 +42,11 @@ mod percent {
 
 /// Finds what a path is about.
 pub(super) fn route(registry: &Registry, path: &str) -> Result<Route> {
-    let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
+    let parts: Vec<String> = path
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .map(decode)
+        .collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let (group, version, rest) = match parts.as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
@@ -49,7 +55,9 @@ pub(super) fn route(registry: &Registry, path: &str) -> Result<Route> {
     };
     let (namespace, rest) = match rest {
         // What lies below a namespace, unless it is the namespace's own status.
-        ["namespaces", namespace, plural, ..] if !(group.is_empty() && matches!(*plural, "status" | "finalize")) => {
+        ["namespaces", namespace, plural, ..]
+            if !(group.is_empty() && matches!(*plural, "status" | "finalize")) =>
+        {
             (*namespace, &rest[2..])
         }
         _ => ("", rest),
@@ -60,11 +68,18 @@ pub(super) fn route(registry: &Registry, path: &str) -> Result<Route> {
         [plural, name, subresource] => (*plural, *name, *subresource),
         _ => return Err(ApiError::no_such_path()),
     };
-    let resource = registry.find(group, version, plural).ok_or_else(ApiError::no_such_path)?;
+    let resource = registry
+        .find(group, version, plural)
+        .ok_or_else(ApiError::no_such_path)?;
     if resource.namespaced == namespace.is_empty() && (!name.is_empty() || !resource.namespaced) {
         return Err(ApiError::no_such_path());
     }
-    if !subresource.is_empty() && !resource.subresources().iter().any(|(known, ..)| *known == subresource) {
+    if !subresource.is_empty()
+        && !resource
+            .subresources()
+            .iter()
+            .any(|(known, ..)| *known == subresource)
+    {
         return Err(ApiError::no_such_path());
     }
     Ok(Route::Object(Target {
@@ -101,10 +116,18 @@ pub(super) fn attributes(route: &Route, verb: &str, path: &str) -> Attributes {
             resource: target.resource.plural.clone(),
             subresource: target.subresource.clone(),
             // A namespace is in itself, as far as roles are concerned.
-            namespace: if target.resource.is("", "namespaces") { target.name.clone() } else { target.namespace.clone() },
+            namespace: if target.resource.is("", "namespaces") {
+                target.name.clone()
+            } else {
+                target.namespace.clone()
+            },
             name: target.name.clone(),
             path: None,
         },
-        Route::Other => Attributes { verb: verb.to_owned(), path: Some(path.to_owned()), ..Attributes::default() },
+        Route::Other => Attributes {
+            verb: verb.to_owned(),
+            path: Some(path.to_owned()),
+            ..Attributes::default()
+        },
     }
 }

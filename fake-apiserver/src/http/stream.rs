@@ -29,10 +29,15 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Lines(lines) => lines.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line)))),
+            Self::Lines(lines) => lines
+                .poll_recv(context)
+                .map(|line| line.map(|line| Ok(Frame::data(line)))),
         }
     }
 
@@ -42,20 +47,35 @@ impl Body for Answer {
 
     fn size_hint(&self) -> http_body::SizeHint {
         match self {
-            Self::Whole(bytes) => http_body::SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Whole(bytes) => {
+                http_body::SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
             Self::Lines(_) => http_body::SizeHint::default(),
         }
     }
 }
 
 /// Runs a watch until its time is over or the client is gone.
-pub(super) fn serve(handle: &Handle, watch: Watch, first: Vec<Value>, timeout: Duration, pause: Duration) -> Answer {
+pub(super) fn serve(
+    handle: &Handle,
+    watch: Watch,
+    first: Vec<Value>,
+    timeout: Duration,
+    pause: Duration,
+) -> Answer {
     let (lines, answer) = mpsc::channel(WAITING_LINES);
     tokio::spawn(run(handle.clone(), watch, first, timeout, pause, lines));
     Answer::Lines(answer)
 }
 
-async fn run(handle: Handle, mut watch: Watch, first: Vec<Value>, timeout: Duration, pause: Duration, lines: mpsc::Sender<Bytes>) {
+async fn run(
+    handle: Handle,
+    mut watch: Watch,
+    first: Vec<Value>,
+    timeout: Duration,
+    pause: Duration,
+    lines: mpsc::Sender<Bytes>,
+) {
     let mut changes = handle.cluster.subscribe();
     let mut epoch = handle.epoch.subscribe();
     let begun = epoch.borrow_and_update().watches;
@@ -98,7 +118,10 @@ async fn run(handle: Handle, mut watch: Watch, first: Vec<Value>, timeout: Durat
     }
 }
 
-async fn send(lines: &mpsc::Sender<Bytes>, line: &Value) -> Result<(), mpsc::error::SendError<Bytes>> {
+async fn send(
+    lines: &mpsc::Sender<Bytes>,
+    line: &Value,
+) -> Result<(), mpsc::error::SendError<Bytes>> {
     let mut text = line.to_string();
     text.push('\n');
     lines.send(Bytes::from(text)).await

@@ -10,11 +10,21 @@ use crate::managed::{self, Entry, Manager};
 use crate::shape::{List, Shape};
 
 /// The live object after the configuration was applied; its `managedFields` are new.
-pub fn apply(live: &Value, mut config: Value, manager: &Manager, force: bool, shape: Shape<'_>) -> Result<Value> {
+pub(crate) fn apply(
+    live: &Value,
+    mut config: Value,
+    manager: &Manager,
+    force: bool,
+    shape: Shape<'_>,
+) -> Result<Value> {
     drop_nulls(&mut config);
     let applied = FieldSet::of_object(&config, shape);
     let mut entries = managed::read(live);
-    let before = entries.iter().find(|entry| entry.is(manager)).map(|entry| entry.fields.clone()).unwrap_or_default();
+    let before = entries
+        .iter()
+        .find(|entry| entry.is(manager))
+        .map(|entry| entry.fields.clone())
+        .unwrap_or_default();
 
     let mut result = live.clone();
     merge_object(&mut result, &config, shape);
@@ -22,7 +32,9 @@ pub fn apply(live: &Value, mut config: Value, manager: &Manager, force: bool, sh
     for entry in entries.iter().filter(|entry| !entry.is(manager)) {
         wanted.union(&entry.fields);
     }
-    before.without(&wanted).remove_from(&mut result, &wanted, shape);
+    before
+        .without(&wanted)
+        .remove_from(&mut result, &wanted, shape);
 
     let (changed, removed) = FieldSet::changes(live, &result, shape);
     settle_conflicts(&mut entries, manager, &changed, force)?;
@@ -34,7 +46,12 @@ pub fn apply(live: &Value, mut config: Value, manager: &Manager, force: bool, sh
     Ok(result)
 }
 
-fn settle_conflicts(entries: &mut [Entry], manager: &Manager, changed: &FieldSet, force: bool) -> Result<()> {
+fn settle_conflicts(
+    entries: &mut [Entry],
+    manager: &Manager,
+    changed: &FieldSet,
+    force: bool,
+) -> Result<()> {
     let mut causes = Vec::new();
     for entry in entries.iter_mut().filter(|entry| !entry.is(manager)) {
         let taken = entry.fields.common(changed);
@@ -44,10 +61,19 @@ fn settle_conflicts(entries: &mut [Entry], manager: &Manager, changed: &FieldSet
         if force {
             entry.fields = entry.fields.without(&taken);
         } else {
-            causes.extend(taken.paths().into_iter().map(|path| (entry.describe(), path)));
+            causes.extend(
+                taken
+                    .paths()
+                    .into_iter()
+                    .map(|path| (entry.describe(), path)),
+            );
         }
     }
-    if causes.is_empty() { Ok(()) } else { Err(ApiError::apply_conflict(&causes)) }
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::apply_conflict(&causes))
+    }
 }
 
 fn drop_nulls(value: &mut Value) {
@@ -80,13 +106,20 @@ fn merge(live: &mut Value, config: &Value, shape: Shape<'_>) {
     match (&mut *live, config) {
         (Value::Object(map), Value::Object(fields)) if !shape.atomic_map() => {
             for (name, value) in fields {
-                merge(map.entry(name.clone()).or_insert(Value::Null), value, shape.field(name));
+                merge(
+                    map.entry(name.clone()).or_insert(Value::Null),
+                    value,
+                    shape.field(name),
+                );
             }
         }
         (Value::Array(items), Value::Array(applied)) if shape.list() != List::Atomic => {
             for item in applied {
                 let wanted = element(item, shape);
-                match items.iter_mut().find(|known| element(known, shape) == wanted) {
+                match items
+                    .iter_mut()
+                    .find(|known| element(known, shape) == wanted)
+                {
                     Some(known) => merge(known, item, shape.items()),
                     None => items.push(item.clone()),
                 }

@@ -12,18 +12,22 @@ const ORDER: &str = "$setElementOrder/";
 const DELETE: &str = "$deleteFromPrimitiveList/";
 
 /// Patches an object.
-pub fn merge(target: &mut Value, patch: &Value, shape: Shape<'_>) -> Result<()> {
+pub(crate) fn merge(target: &mut Value, patch: &Value, shape: Shape<'_>) -> Result<()> {
     into_map(target, patch, shape, true)
 }
 
 fn into_map(target: &mut Value, patch: &Value, shape: Shape<'_>, top: bool) -> Result<()> {
     let Some(fields) = patch.as_object() else {
-        return Err(ApiError::bad_request("a strategic merge patch has to be an object"));
+        return Err(ApiError::bad_request(
+            "a strategic merge patch has to be an object",
+        ));
     };
     if !target.is_object() {
         *target = Value::Object(Map::new());
     }
-    let Some(map) = target.as_object_mut() else { return Ok(()) };
+    let Some(map) = target.as_object_mut() else {
+        return Ok(());
+    };
     match directive(patch) {
         Some("replace") => map.clear(),
         Some("delete") => {
@@ -36,14 +40,18 @@ fn into_map(target: &mut Value, patch: &Value, shape: Shape<'_>, top: bool) -> R
         map.retain(|name, _| retained.iter().any(|kept| kept == name.as_str()));
     }
     for (name, values) in fields {
-        if let (Some(name), Some(values)) = (name.strip_prefix(DELETE), values.as_array()) {
-            if let Some(list) = map.get_mut(name).and_then(Value::as_array_mut) {
-                list.retain(|item| !values.contains(item));
-            }
+        if let (Some(name), Some(values)) = (name.strip_prefix(DELETE), values.as_array())
+            && let Some(list) = map.get_mut(name).and_then(Value::as_array_mut)
+        {
+            list.retain(|item| !values.contains(item));
         }
     }
     for (name, value) in fields.iter().filter(|(name, _)| !name.starts_with('$')) {
-        let shape = if top { shape.top(name) } else { shape.field(name) };
+        let shape = if top {
+            shape.top(name)
+        } else {
+            shape.field(name)
+        };
         match value {
             Value::Null => {
                 map.remove(name);
@@ -51,9 +59,16 @@ fn into_map(target: &mut Value, patch: &Value, shape: Shape<'_>, top: bool) -> R
             Value::Object(_) if directive(value) == Some("delete") => {
                 map.remove(name);
             }
-            Value::Object(_) => into_map(map.entry(name.clone()).or_insert(Value::Null), value, shape, false)?,
+            Value::Object(_) => into_map(
+                map.entry(name.clone()).or_insert(Value::Null),
+                value,
+                shape,
+                false,
+            )?,
             Value::Array(items) => {
-                let list = map.entry(name.clone()).or_insert_with(|| Value::Array(Vec::new()));
+                let list = map
+                    .entry(name.clone())
+                    .or_insert_with(|| Value::Array(Vec::new()));
                 into_list(list, items, shape)?;
             }
             _ => {
@@ -63,7 +78,11 @@ fn into_map(target: &mut Value, patch: &Value, shape: Shape<'_>, top: bool) -> R
     }
     for (name, order) in fields {
         if let (Some(name), Some(order)) = (name.strip_prefix(ORDER), order.as_array()) {
-            let shape = if top { shape.top(name) } else { shape.field(name) };
+            let shape = if top {
+                shape.top(name)
+            } else {
+                shape.field(name)
+            };
             if let Some(list) = map.get_mut(name).and_then(Value::as_array_mut) {
                 sort(list, order, shape);
             }
@@ -92,7 +111,10 @@ fn into_list(target: &mut Value, items: &[Value], shape: Shape<'_>) -> Result<()
                 list.clear();
             }
             let key = keys.first().copied().unwrap_or("name");
-            for item in items.iter().filter(|item| directive(item) != Some("replace")) {
+            for item in items
+                .iter()
+                .filter(|item| directive(item) != Some("replace"))
+            {
                 let Some(wanted) = item.get(key) else {
                     let message = format!("map: {item} does not contain declared merge key: {key}");
                     return Err(ApiError::bad_request(message));
@@ -103,7 +125,9 @@ fn into_list(target: &mut Value, items: &[Value], shape: Shape<'_>) -> Result<()
                         list.remove(position);
                     }
                     (None, true) => {}
-                    (Some(position), false) => into_map(&mut list[position], item, shape.items(), false)?,
+                    (Some(position), false) => {
+                        into_map(&mut list[position], item, shape.items(), false)?;
+                    }
                     (None, false) => {
                         let mut added = Value::Null;
                         into_map(&mut added, item, shape.items(), false)?;
@@ -118,7 +142,11 @@ fn into_list(target: &mut Value, items: &[Value], shape: Shape<'_>) -> Result<()
 
 /// Items that the order names come in that order, all others after them.
 fn sort(list: &mut [Value], order: &[Value], shape: Shape<'_>) {
-    let keys = if let List::Map(keys) = shape.list() { keys } else { Vec::new() };
+    let keys = if let List::Map(keys) = shape.list() {
+        keys
+    } else {
+        Vec::new()
+    };
     let key = keys.first().copied();
     list.sort_by_key(|item| {
         order

@@ -2,7 +2,7 @@
 
 mod validate;
 
-pub use validate::validate;
+pub(crate) use validate::validate;
 
 use serde_json::{Map, Value};
 
@@ -15,7 +15,7 @@ fn open(schema: &Value) -> bool {
 }
 
 /// Takes out of an object what its schema does not know, and says what that was.
-pub fn prune(object: &mut Value, schema: &Value) -> Vec<String> {
+pub(crate) fn prune(object: &mut Value, schema: &Value) -> Vec<String> {
     let mut unknown = Vec::new();
     prune_map(object, schema, "", true, &mut unknown);
     unknown
@@ -23,9 +23,17 @@ pub fn prune(object: &mut Value, schema: &Value) -> Vec<String> {
 
 fn prune_value(value: &mut Value, schema: &Value, path: &str, unknown: &mut Vec<String>) {
     match value {
-        Value::Object(_) => prune_map(value, schema, path, flag(schema, "x-kubernetes-embedded-resource"), unknown),
+        Value::Object(_) => prune_map(
+            value,
+            schema,
+            path,
+            flag(schema, "x-kubernetes-embedded-resource"),
+            unknown,
+        ),
         Value::Array(items) => {
-            let Some(schema) = schema.get("items") else { return };
+            let Some(schema) = schema.get("items") else {
+                return;
+            };
             for (index, item) in items.iter_mut().enumerate() {
                 prune_value(item, schema, &format!("{path}[{index}]"), unknown);
             }
@@ -34,16 +42,30 @@ fn prune_value(value: &mut Value, schema: &Value, path: &str, unknown: &mut Vec<
     }
 }
 
-fn prune_map(value: &mut Value, schema: &Value, path: &str, resource: bool, unknown: &mut Vec<String>) {
-    let Some(map) = value.as_object_mut() else { return };
+fn prune_map(
+    value: &mut Value,
+    schema: &Value,
+    path: &str,
+    resource: bool,
+    unknown: &mut Vec<String>,
+) {
+    let Some(map) = value.as_object_mut() else {
+        return;
+    };
     let more = schema.get("additionalProperties");
     let keeps_all = open(schema) || more.and_then(Value::as_bool) == Some(true);
     map.retain(|name, child| {
-        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
         if resource && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
             return true;
         }
-        let property = schema.get("properties").and_then(|properties| properties.get(name));
+        let property = schema
+            .get("properties")
+            .and_then(|properties| properties.get(name));
         if let Some(schema) = property.or_else(|| more.filter(|more| more.is_object())) {
             prune_value(child, schema, &path, unknown);
             return true;
@@ -56,12 +78,14 @@ fn prune_map(value: &mut Value, schema: &Value, path: &str, resource: bool, unkn
 }
 
 /// Fills in the defaults of a schema.
-pub fn default(value: &mut Value, schema: &Value) {
+pub(crate) fn default(value: &mut Value, schema: &Value) {
     match value {
         Value::Object(map) => default_map(map, schema),
         Value::Array(items) => {
             if let Some(schema) = schema.get("items") {
-                items.iter_mut().for_each(|item| default(item, schema));
+                for item in items {
+                    default(item, schema);
+                }
             }
         }
         _ => {}
@@ -73,7 +97,10 @@ fn default_map(map: &mut Map<String, Value>, schema: &Value) {
     for (name, schema) in properties.into_iter().flatten() {
         let default = schema.get("default");
         // Null stands for "not given" where null is no value.
-        if map.get(name).is_some_and(Value::is_null) && !flag(schema, "nullable") && default.is_some() {
+        if map.get(name).is_some_and(Value::is_null)
+            && !flag(schema, "nullable")
+            && default.is_some()
+        {
             map.remove(name);
         }
         if let (false, Some(default)) = (map.contains_key(name), default) {
@@ -83,8 +110,12 @@ fn default_map(map: &mut Map<String, Value>, schema: &Value) {
             self::default(child, schema);
         }
     }
-    if let Some(schema) = schema.get("additionalProperties").filter(|more| more.is_object()) {
-        let known = |name: &String| properties.is_some_and(|properties| properties.contains_key(name));
+    if let Some(schema) = schema
+        .get("additionalProperties")
+        .filter(|more| more.is_object())
+    {
+        let known =
+            |name: &String| properties.is_some_and(|properties| properties.contains_key(name));
         for (_, child) in map.iter_mut().filter(|(name, _)| !known(name)) {
             default(child, schema);
         }

@@ -28,25 +28,58 @@ pub(crate) async fn server() -> Server {
 }
 
 /// Sends a request with further headers and returns the answer's head.
-pub(crate) async fn open(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> http::Response<Incoming> {
+pub(crate) async fn open(
+    server: &Server,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Vec<u8>,
+) -> http::Response<Incoming> {
     let socket = TcpStream::connect(server.address()).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+        .await
+        .unwrap();
     tokio::spawn(connection);
-    let mut request = Request::builder().method(method).uri(path).header("host", "test").header("user-agent", "raw/1");
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "test")
+        .header("user-agent", "raw/1");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let request = request.body(Full::new(Bytes::from(body))).unwrap();
-    tokio::time::timeout(LIMIT, sender.send_request(request)).await.unwrap().unwrap()
+    tokio::time::timeout(LIMIT, sender.send_request(request))
+        .await
+        .unwrap()
+        .unwrap()
 }
 
-pub(crate) async fn send(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Response {
-    let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+pub(crate) async fn send(
+    server: &Server,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &Value,
+) -> Response {
+    let bytes = if body.is_null() {
+        Vec::new()
+    } else {
+        body.to_string().into_bytes()
+    };
     let response = open(server, method, path, headers, bytes).await;
     let (parts, body) = response.into_parts();
-    let bytes = tokio::time::timeout(LIMIT, body.collect()).await.unwrap().unwrap().to_bytes();
+    let bytes = tokio::time::timeout(LIMIT, body.collect())
+        .await
+        .unwrap()
+        .unwrap()
+        .to_bytes();
     let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-    Response { status: parts.status.as_u16(), headers: parts.headers, body }
+    Response {
+        status: parts.status.as_u16(),
+        headers: parts.headers,
+        body,
+    }
 }
 
 pub(crate) async fn get(server: &Server, path: &str) -> Response {
@@ -70,8 +103,20 @@ pub(crate) async fn delete(server: &Server, path: &str) -> Response {
 }
 
 /// Applies a configuration as a field manager.
-pub(crate) async fn apply(server: &Server, path: &str, manager: &str, force: bool, body: &Value) -> Response {
-    patch(server, &format!("{path}?fieldManager={manager}&force={force}"), APPLY, body).await
+pub(crate) async fn apply(
+    server: &Server,
+    path: &str,
+    manager: &str,
+    force: bool,
+    body: &Value,
+) -> Response {
+    patch(
+        server,
+        &format!("{path}?fieldManager={manager}&force={force}"),
+        APPLY,
+        body,
+    )
+    .await
 }
 
 /// A running watch, line by line.
@@ -84,7 +129,10 @@ impl Lines {
     pub(crate) async fn open(server: &Server, path: &str) -> Self {
         let response = open(server, "GET", path, &[], Vec::new()).await;
         assert_eq!(response.status(), 200);
-        Self { body: response.into_body(), buffer: Vec::new() }
+        Self {
+            body: response.into_body(),
+            buffer: Vec::new(),
+        }
     }
 
     /// The next event, or none at the end of the watch.
@@ -94,7 +142,10 @@ impl Lines {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let frame = tokio::time::timeout(LIMIT, self.body.frame()).await.expect("no event within the limit")?.ok()?;
+            let frame = tokio::time::timeout(LIMIT, self.body.frame())
+                .await
+                .expect("no event within the limit")?
+                .ok()?;
             self.buffer.extend_from_slice(frame.data_ref()?);
         }
     }
@@ -105,7 +156,10 @@ impl Lines {
             let event = self.next().await?;
             if event["type"] != "BOOKMARK" {
                 let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                return Some((text(&event["type"]), text(&event["object"]["metadata"]["name"])));
+                return Some((
+                    text(&event["type"]),
+                    text(&event["object"]["metadata"]["name"]),
+                ));
             }
         }
     }
@@ -114,11 +168,20 @@ impl Lines {
 /// Runs kubectl, with a manifest as its input.
 pub(crate) async fn kubectl(server: &Server, arguments: &[&str], input: &str) -> Output {
     let mut command = server.kubectl();
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let input = input.to_owned();
     tokio::task::spawn_blocking(move || {
         let mut child = command.spawn().expect("kubectl has to be installed");
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
         child.wait_with_output().unwrap()
     })
     .await
@@ -128,9 +191,15 @@ pub(crate) async fn kubectl(server: &Server, arguments: &[&str], input: &str) ->
 /// Runs kubectl, which has to succeed, and returns what it prints.
 pub(crate) async fn kubectl_ok(server: &Server, arguments: &[&str], input: &str) -> String {
     let output = kubectl(server, arguments, input).await;
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert!(output.status.success(), "kubectl {arguments:?}: {out}{err}");
-    assert!(!err.contains("couldn't get current server API group list"), "{err}");
+    assert!(
+        !err.contains("couldn't get current server API group list"),
+        "{err}"
+    );
     out.into_owned()
 }
 
@@ -192,7 +261,15 @@ pub(crate) async fn server_with_widgets() -> Server {
 
 /// Asserts the status and reason of a refusal.
 pub(crate) fn refused(response: &Response, code: u16, reason: &str) {
-    assert_eq!((response.status, response.body["reason"].as_str().unwrap_or_default()), (code, reason), "{}", response.body);
+    assert_eq!(
+        (
+            response.status,
+            response.body["reason"].as_str().unwrap_or_default()
+        ),
+        (code, reason),
+        "{}",
+        response.body
+    );
     assert_eq!(response.body["kind"], "Status");
     assert_eq!(response.body["code"], code);
 }
