@@ -2,6 +2,7 @@
 
 mod create;
 mod decode;
+mod defaults;
 mod delete;
 mod list;
 mod metadata;

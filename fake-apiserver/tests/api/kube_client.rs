@@ -47,7 +47,7 @@ async fn a_watcher_lists_again_after_410() {
             .unwrap()
         {
             Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
-                seen.push(object.metadata.name.unwrap())
+                seen.push(object.metadata.name.unwrap());
             }
             Ok(watcher::Event::InitDone) if !fooled => {
                 fooled = true;
