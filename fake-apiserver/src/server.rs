@@ -64,6 +64,7 @@ pub struct Server {
     handle: Handle,
     address: SocketAddr,
     authority: Option<String>,
+    own_token: Option<String>,
     folder: PathBuf,
     task: JoinHandle<()>,
 }
@@ -85,6 +86,16 @@ impl Server {
         for (token, meaning) in options.tokens {
             tokens.insert(&token, meaning);
         }
+        // Over TLS kubectl asks for credentials if its configuration has none.
+        let own_token = options
+            .anonymous
+            .clone()
+            .filter(|_| options.tls)
+            .map(|identity| {
+                let token = generate::token();
+                tokens.insert(&token, Token::new(identity));
+                token
+            });
         let handle = Handle::new(Cluster::new(tokens, options.graceful_pods));
         let service = Arc::new(Service {
             handle: handle.clone(),
@@ -101,6 +112,7 @@ impl Server {
             handle,
             address,
             authority,
+            own_token,
             folder,
             task,
         };
@@ -136,9 +148,13 @@ impl Server {
         self.authority.as_deref()
     }
 
-    /// A kubeconfig for it.
+    /// A kubeconfig for it. Without a token it is that of whoever sends none.
     pub fn kubeconfig(&self, token: Option<&str>) -> String {
-        kubeconfig(&self.url(), self.authority(), token)
+        kubeconfig(
+            &self.url(),
+            self.authority(),
+            token.or(self.own_token.as_deref()),
+        )
     }
 
     /// Writes a kubeconfig for it.

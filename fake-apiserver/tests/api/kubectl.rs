@@ -222,3 +222,19 @@ async fn kubectl_prints_built_in_kinds() {
     kubectl_ok(&server, &["create", "-f", "-"], &namespace.to_string()).await;
     kubectl_ok(&server, &["delete", "namespace", "n", "--timeout=20s"], "").await;
 }
+
+#[tokio::test]
+async fn kubectl_needs_no_token_where_none_is_asked_for() {
+    let server = Server::start(Options {
+        tls: true,
+        enforce_rbac: true,
+        ..Options::default()
+    })
+    .await
+    .unwrap();
+    assert!(
+        kubectl_ok(&server, &["get", "namespaces"], "")
+            .await
+            .contains("kube-system")
+    );
+}
