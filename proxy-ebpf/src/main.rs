@@ -29,10 +29,11 @@ mod flows;
 mod getpeername;
 mod maps;
 
-/// Licence of the object, as the kernel asks for it: GPL-only helpers are in use.
+/// Licence of the object, as the kernel asks for it: GPL-only helpers are in use, and the
+/// GPL is one of the two licences of this crate.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
-pub static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+pub static LICENSE: [u8; 4] = *b"GPL\0";
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -96,7 +96,7 @@ fn address(uri: &http::Uri) -> Option<Address> {
     };
     Some(Address {
         scheme,
-        host: crate::detect::normal_host(uri.host()?),
+        host: crate::state::normal_host(uri.host()?),
         port: uri.port_u16().unwrap_or(default),
         path: String::new(),
     })

@@ -21,14 +21,13 @@ use tokio::{
 };
 
 use crate::{
-    detect::split_authority,
     gate::{self, Site},
     intercept, limits,
     pipeline::{self, Caller},
-    state::{Address, Scheme},
+    proxy::Worker,
+    state::{Address, Scheme, split_authority},
     telemetry::Counters,
     upstream::{self, Body, Endpoint, HttpVersion},
-    worker::Worker,
     workload::Workload,
 };
 

@@ -18,11 +18,11 @@ use crate::{
     limits,
     listen::Inbound,
     pipeline::{self, Caller},
-    state::{ConnectorId, Scheme},
+    proxy::Worker,
+    state::{ConnectorId, Scheme, normal_host, split_authority},
     telemetry::Counters,
     tls::{H2, HTTP1, is_distrust},
     upstream::{self, HttpVersion},
-    worker::Worker,
     workload::Workload,
 };
 
@@ -33,7 +33,7 @@ pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
         workload,
         dialled,
         connector,
-        permit: _permit,
+        slot: _slot,
     } = inbound;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
@@ -59,8 +59,8 @@ pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
             }
         }
         Protocol::Http1 { host: Some(host) } => {
-            let site = detect::split_authority(&host)
-                .and_then(|(host, _)| routes.site(Scheme::Http, &host, port));
+            let site =
+                split_authority(&host).and_then(|(host, _)| routes.site(Scheme::Http, &host, port));
             if let Some(site) = site {
                 return plain(worker, workload, site, HttpVersion::Http1, stream).await;
             }
@@ -91,7 +91,7 @@ where
     let handshake = async {
         let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io).await?;
         let hello = start.client_hello();
-        let name = hello.server_name().map(detect::normal_host);
+        let name = hello.server_name().map(normal_host);
         if name.as_ref().is_some_and(|name| *name != site.host) {
             return Err(io::Error::other(
                 "the server name is not the host of the tunnel",

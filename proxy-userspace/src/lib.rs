@@ -1,9 +1,9 @@
 //! The node side of Postern: what happens to a connection between the `connect()` of a
 //! workload and the upstream of a Connector.
 //!
-//! The modules follow that path from top to bottom. None depends on one above it, except on
-//! [`state`], [`telemetry`] and [`limits`], which every room may use. [`probe`] stands beside it:
-//! it checks whether a Connector would work.
+//! The modules follow that path from top to bottom. A module uses those below it, never one
+//! above, except for [`state`], [`telemetry`] and [`limits`], which every room may use.
+//! [`probe`] stands beside the path: it checks whether a Connector would work.
 
 pub mod cli;
 pub mod standalone;
@@ -12,22 +12,24 @@ pub mod datapath;
 pub mod workload;
 
 pub mod listen;
+pub mod worker;
 
 pub mod detect;
 pub mod forward;
 pub mod intercept;
-pub mod worker;
-
-pub mod tls;
 
 pub mod pipeline;
+
+pub mod fetch;
+pub mod proxy;
 
 pub mod gate;
 
 pub mod credential;
 
-pub mod fetch;
 pub mod upstream;
+
+pub mod tls;
 
 pub mod limits;
 pub mod probe;

@@ -63,6 +63,8 @@ pub const LEAF_LIFE: Duration = Duration::from_hours(24);
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Age of that sign from which the kernel acts as if Postern were gone.
 pub const GRACE: Duration = Duration::from_secs(5);
+/// How long connections of a command that has ended may take to end as well.
+pub const FAREWELL: Duration = Duration::from_millis(500);
 /// Rest after a failed `accept()`, which would otherwise spin while descriptors are short.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What is read and thrown away of a request's body after it was refused, so that the client

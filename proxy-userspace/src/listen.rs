@@ -4,17 +4,19 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd,
     sync::Arc,
 };
 
-use nix::sys::socket::{setsockopt, sockopt};
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 
 use crate::{
     datapath::FlowTable,
     limits,
     telemetry::Counters,
+    upstream::reset,
     workload::{NetNs, NetNsError, Workload},
 };
 
@@ -70,8 +72,31 @@ pub struct Inbound {
     pub dialled: SocketAddr,
     /// The Connector that the kernel matched; 0 when there are several at the address.
     pub connector: u32,
-    /// Counts it against the limit of open connections for as long as it lives.
-    pub permit: tokio::sync::OwnedSemaphorePermit,
+    /// Counts it as open for as long as it lives.
+    pub slot: Slot,
+}
+
+/// A place among the open connections of a workload.
+#[derive(Debug)]
+pub struct Slot {
+    counters: Arc<Counters>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Slot {
+    fn new(counters: &Arc<Counters>, permit: OwnedSemaphorePermit) -> Self {
+        Counters::add(&counters.open, 1);
+        Self {
+            counters: Arc::clone(counters),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        Counters::subtract(&self.counters.open, 1);
+    }
 }
 
 /// Accepts for one workload until the future is dropped.
@@ -130,7 +155,7 @@ async fn accept_on(
                 workload: Arc::clone(&workload),
                 dialled: flow.addr,
                 connector: flow.connector,
-                permit,
+                slot: Slot::new(&counters, permit),
             });
         } else {
             Counters::add(&counters.unknown_flows, 1);
@@ -148,14 +173,4 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(addr)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// Makes closing `stream` send a reset instead of an orderly end.
-pub fn reset(stream: &impl AsFd) {
-    let linger = nix::libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    // Without it the peer sees an orderly end, which is no worse.
-    let _ = setsockopt(stream, sockopt::Linger, &linger);
 }

@@ -24,10 +24,10 @@ use crate::{
     fetch::Fetcher,
     gate::{self, Refusal, Site, Target},
     limits,
+    proxy::Worker,
     state::{ClientAuthorization, Protocol, Scheme},
     telemetry::Counters,
     upstream::{self, Body, Endpoint, HttpVersion, UpstreamError},
-    worker::Worker,
     workload::Workload,
 };
 

@@ -10,45 +10,13 @@ use std::{
     thread,
 };
 
-use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::{
-    gate::Routes,
     intercept,
     listen::Inbound,
-    telemetry::Counters,
-    tls::Interceptor,
-    upstream::{Resolver, Upstream},
+    proxy::{Proxy, Worker},
 };
-
-/// What all workers share.
-pub struct Proxy {
-    /// The Connectors in force; swapped as a whole.
-    pub routes: ArcSwap<Routes>,
-    /// Certificates towards clients.
-    pub interceptor: Interceptor,
-    /// Names of upstreams.
-    pub resolver: Arc<Resolver>,
-    /// What happened.
-    pub counters: Arc<Counters>,
-}
-
-/// What one worker has for itself.
-pub struct Worker {
-    /// The shared part.
-    pub proxy: Arc<Proxy>,
-    /// Its connections to upstreams.
-    pub upstream: Upstream,
-}
-
-impl Worker {
-    /// A worker without connections.
-    pub fn new(proxy: Arc<Proxy>) -> Arc<Self> {
-        let upstream = Upstream::new(Arc::clone(&proxy.resolver));
-        Arc::new(Self { proxy, upstream })
-    }
-}
 
 /// Hands connections to the workers in turn.
 #[derive(Clone)]

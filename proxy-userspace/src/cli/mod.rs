@@ -20,7 +20,8 @@ const EXIT_FAILURE: u8 = 125;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to log, to standard error: a level, or a filter such as `postern::access=info`.
+    /// What to log besides warnings, to standard error: a level, or a filter such as
+    /// `postern::access=info`.
     #[arg(long, global = true, env = "POSTERN_LOG", default_value = "warn")]
     log: String,
 }
@@ -63,9 +64,23 @@ pub fn main() -> ExitCode {
         Command::Enter(enter) => enter.execute(),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("postern: {error:#}");
+        eprintln!("postern: {}", explain(&error));
         ExitCode::from(EXIT_FAILURE)
     })
+}
+
+/// An error with its causes. Some name their cause themselves; nothing is said twice.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn init_log(filter: &str) {
@@ -83,7 +98,7 @@ fn init_log(filter: &str) {
 
 /// Levels apply to Postern alone: libraries below it may log the headers that they send.
 fn log_filter(filter: &str) -> Result<EnvFilter, String> {
-    let mut directives = Vec::new();
+    let mut directives = vec!["postern=warn".to_owned()];
     for directive in filter
         .split(',')
         .map(str::trim)

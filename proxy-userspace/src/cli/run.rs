@@ -37,7 +37,8 @@ enum ModeArg {
 
 impl Run {
     pub(super) fn execute(self) -> Result<ExitCode> {
-        let loaded = self.manifests.load()?;
+        // Only probes need what the Connectors were made of.
+        let connectors = self.manifests.load()?.connectors;
         let mode = match self.mode {
             ModeArg::Transparent => Mode::Transparent,
             ModeArg::Forward => Mode::Forward,
@@ -51,7 +52,7 @@ impl Run {
             }
         };
         standalone::run(Options {
-            connectors: loaded.connectors,
+            connectors,
             mode,
             command: self.command,
             stats: self.stats,

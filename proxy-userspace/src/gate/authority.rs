@@ -3,7 +3,7 @@
 use http::{HeaderMap, StatusCode, header::HOST, request::Parts};
 
 use super::{Refusal, Site};
-use crate::detect::split_authority;
+use crate::state::split_authority;
 
 /// Refuses requests for another host than the site's.
 ///

@@ -32,11 +32,14 @@ const PASSED_ON: [Signal; 7] = [
     Signal::SIGWINCH,
 ];
 
+/// Signals that may wait; the kernel merges those that wait longer.
+const SIGNALS: usize = 16;
+
 /// The running command.
 pub(super) struct Child {
     process: tokio::process::Child,
     pid: Pid,
-    signals: mpsc::UnboundedReceiver<Signal>,
+    signals: mpsc::Receiver<Signal>,
 }
 
 impl Child {
@@ -119,8 +122,8 @@ fn ignored_signals() -> u64 {
         .unwrap_or_default()
 }
 
-fn signals() -> Result<mpsc::UnboundedReceiver<Signal>> {
-    let (sender, receiver) = mpsc::unbounded_channel();
+fn signals() -> Result<mpsc::Receiver<Signal>> {
+    let (sender, receiver) = mpsc::channel(SIGNALS);
     let ignored = ignored_signals();
     for passed in PASSED_ON {
         // What nohup(1) or a shell in the background had ignored stays ignored, by the command
@@ -132,7 +135,7 @@ fn signals() -> Result<mpsc::UnboundedReceiver<Signal>> {
             .with_context(|| format!("cannot handle {passed}"))?;
         let sender = sender.clone();
         tokio::spawn(async move {
-            while stream.recv().await.is_some() && sender.send(passed).is_ok() {}
+            while stream.recv().await.is_some() && sender.send(passed).await.is_ok() {}
         });
     }
     Ok(receiver)

@@ -1,7 +1,7 @@
 //! From Connectors to the addresses that the kernel redirects.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -25,39 +25,66 @@ struct Wanted {
     closed: bool,
 }
 
-/// Resolves every Connector's host. One that does not resolve is logged and left out: it
-/// will be there as soon as it does.
-pub(super) async fn resolve(
+/// The addresses behind a set of Connectors, as they change.
+pub(super) struct Destinations<'a> {
     policy: u32,
-    connectors: &[Arc<Connector>],
-    resolver: &Resolver,
-) -> Result<Vec<(DestinationKey, Destination)>> {
-    let mut wanted: BTreeMap<IpAddr, Wanted> = BTreeMap::new();
-    for connector in connectors {
-        for address in connector.addresses() {
-            let addresses = match resolver.all_addresses(&address.host).await {
-                Ok(addresses) => addresses,
-                Err(error) => {
-                    tracing::warn!(
-                        "cannot resolve {} of connector {connector}: {error}; connections to it \
-                         get no credential until it resolves",
-                        address.host
-                    );
-                    continue;
+    connectors: &'a [Arc<Connector>],
+    resolver: &'a Resolver,
+    /// Hosts that did not resolve the last time, and were complained about.
+    missing: HashSet<String>,
+}
+
+impl<'a> Destinations<'a> {
+    pub(super) fn new(
+        policy: u32,
+        connectors: &'a [Arc<Connector>],
+        resolver: &'a Resolver,
+    ) -> Self {
+        Self {
+            policy,
+            connectors,
+            resolver,
+            missing: HashSet::new(),
+        }
+    }
+
+    /// Resolves every Connector's host. One that does not resolve is logged once and left
+    /// out: it will be there as soon as it does.
+    pub(super) async fn resolve(&mut self) -> Result<Vec<(DestinationKey, Destination)>> {
+        let mut wanted: BTreeMap<IpAddr, Wanted> = BTreeMap::new();
+        for connector in self.connectors {
+            for address in connector.addresses() {
+                for ip in self.addresses(connector, &address.host).await {
+                    let entry = wanted.entry(ip).or_default();
+                    entry.ports.insert(address.port);
+                    entry.connectors.insert(connector.id);
+                    entry.closed |= connector.failure_policy == FailurePolicy::Closed;
                 }
-            };
-            for ip in addresses {
-                let entry = wanted.entry(ip).or_default();
-                entry.ports.insert(address.port);
-                entry.connectors.insert(connector.id);
-                entry.closed |= connector.failure_policy == FailurePolicy::Closed;
+            }
+        }
+        wanted
+            .into_iter()
+            .map(|(ip, wanted)| entry(self.policy, ip, &wanted))
+            .collect()
+    }
+
+    async fn addresses(&mut self, connector: &Connector, host: &str) -> Vec<IpAddr> {
+        match self.resolver.all_addresses(host).await {
+            Ok(addresses) => {
+                self.missing.remove(host);
+                addresses
+            }
+            Err(error) => {
+                if self.missing.insert(host.to_owned()) {
+                    tracing::warn!(
+                        "cannot resolve {host} of connector {connector}: {error}; connections \
+                         to it get no credential until it resolves"
+                    );
+                }
+                Vec::new()
             }
         }
     }
-    wanted
-        .into_iter()
-        .map(|(ip, wanted)| entry(policy, ip, &wanted))
-        .collect()
 }
 
 fn entry(policy: u32, ip: IpAddr, wanted: &Wanted) -> Result<(DestinationKey, Destination)> {
@@ -126,7 +153,8 @@ mod tests {
             connector(2, "192.0.2.1", 5000, FailurePolicy::Closed),
             connector(3, "2001:db8::1", 443, FailurePolicy::Open),
         ];
-        let entries = resolve(7, &connectors, &Resolver::default())
+        let entries = Destinations::new(7, &connectors, &Resolver::default())
+            .resolve()
             .await
             .expect("entries");
         let [(v4, shared), (v6, single)] = entries.as_slice() else {
@@ -158,7 +186,8 @@ mod tests {
                 )
             })
             .collect();
-        let error = resolve(1, &connectors, &Resolver::default())
+        let error = Destinations::new(1, &connectors, &Resolver::default())
+            .resolve()
             .await
             .expect_err("five ports");
         assert!(

@@ -15,9 +15,13 @@ use std::{ffi::OsString, process::ExitCode, sync::Arc};
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use nix::sys::prctl::set_dumpable;
 use proxy_common::maps::{CREDENTIAL_USABLE, Credential};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{net::TcpListener, time::interval};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, interval, interval_at, sleep, timeout},
+};
 
 use crate::{
     datapath::Datapath,
@@ -25,14 +29,16 @@ use crate::{
     gate::Routes,
     limits,
     listen::{self, Listeners},
+    proxy::{Proxy, Worker},
     state::Connector,
+    telemetry::Counters,
     tls::{Authority, Interceptor, Roots},
-    upstream::Resolver,
-    worker::{Proxy, Worker, Workers},
+    worker::Workers,
     workload::{Cgroup, NetNs, Workload},
 };
 use bundle::Trust;
 use child::Child;
+use destinations::Destinations;
 use rundir::RunDir;
 
 /// The one policy of a run.
@@ -61,6 +67,11 @@ pub struct Options {
 
 /// Runs the command and returns its exit code. Whatever was set up for it is gone afterwards.
 pub fn run(options: Options) -> Result<ExitCode> {
+    // Other processes of the same user cannot read the credentials out of this one's memory.
+    // Root can, whatever is done here.
+    if let Err(error) = set_dumpable(false) {
+        tracing::warn!("cannot protect the memory of this process: {error}");
+    }
     // One thread for everything but the connections, and the one that the child's life is
     // tied to.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -123,7 +134,8 @@ async fn transparent(
     command: &[OsString],
     stats: bool,
 ) -> Result<ExitCode> {
-    let cgroup = Cgroup::create(&rundir.cgroup_name())?;
+    let cgroup = Cgroup::create(&rundir.cgroup_name())
+        .context("cannot set up redirection (--mode forward does without)")?;
     rundir.remember_cgroup(cgroup.path())?;
     let grace = u64::try_from(limits::GRACE.as_nanos()).unwrap_or(u64::MAX);
     let (mut datapath, flows) = Datapath::load(cgroup.levels(), grace)?;
@@ -144,8 +156,8 @@ async fn transparent(
         };
         datapath.set_credential(connector.id.0, binding)?;
     }
-    let wanted = destinations::resolve(POLICY, connectors, &proxy.resolver).await?;
-    datapath.set_destinations(&wanted)?;
+    let mut destinations = Destinations::new(POLICY, connectors, &proxy.resolver);
+    datapath.set_destinations(&destinations.resolve().await?)?;
     // Resolving may have taken longer than the kernel waits.
     datapath.heartbeat()?;
     datapath.enrol(
@@ -169,10 +181,28 @@ async fn transparent(
     let mut variables = trust.variables;
     variables.extend(environment::for_transparent(&proxy.routes.load()));
     let mut child = Child::spawn(command, Some(cgroup.path()), &trust.overlays, &variables)?;
-    let code = tokio::select! {
-        code = child.wait() => code,
-        result = accept => Err(ended("the listener", result)),
-        result = keep_up(connectors, &proxy.resolver, &mut datapath) => Err(ended("the datapath", result)),
+    let code = {
+        let serve = async {
+            tokio::select! {
+                result = accept => ended("the listener", result),
+                result = keep_up(&mut destinations, &mut datapath) => ended("the datapath", result),
+            }
+        };
+        tokio::pin!(serve);
+        let code = tokio::select! {
+            code = child.wait() => code,
+            error = &mut serve => Err(error),
+        };
+        // What the command leaves running ends with it; what its connections ended with is still
+        // to be counted and told.
+        cgroup.kill();
+        if code.is_ok() {
+            tokio::select! {
+                () = farewell(&proxy.counters) => {}
+                _ = serve => {}
+            }
+        }
+        code
     };
     if stats && let Ok(stats) = datapath.stats() {
         eprintln!("postern: kernel: {stats}");
@@ -180,20 +210,31 @@ async fn transparent(
     code
 }
 
+/// Waits for the end of all connections, within bounds.
+async fn farewell(counters: &Counters) {
+    let quiet = async {
+        // Connections that wait to be accepted are accepted first.
+        sleep(limits::FAREWELL / 100).await;
+        while Counters::read(&counters.open) > 0 {
+            sleep(limits::FAREWELL / 100).await;
+        }
+    };
+    let _ = timeout(limits::FAREWELL, quiet).await;
+}
+
 /// Signs of life for the kernel, and addresses as they change.
-async fn keep_up(
-    connectors: &[Arc<Connector>],
-    resolver: &Resolver,
-    datapath: &mut Datapath,
-) -> Result<()> {
+async fn keep_up(destinations: &mut Destinations<'_>, datapath: &mut Datapath) -> Result<()> {
     let mut heartbeat = interval(limits::HEARTBEAT);
-    let mut names = interval(limits::RESOLVE_AGAIN);
+    let mut names = interval_at(
+        Instant::now() + limits::RESOLVE_AGAIN,
+        limits::RESOLVE_AGAIN,
+    );
     loop {
         tokio::select! {
             _ = heartbeat.tick() => datapath.heartbeat()?,
             _ = names.tick() => {
                 // The heartbeat must not wait for a slow resolver.
-                let resolved = destinations::resolve(POLICY, connectors, resolver);
+                let resolved = destinations.resolve();
                 tokio::pin!(resolved);
                 let wanted = loop {
                     tokio::select! {

@@ -5,6 +5,7 @@
 
 mod address;
 mod auth;
+mod authority;
 mod class;
 mod connector;
 mod docker_config;
@@ -19,6 +20,7 @@ mod trust;
 mod yaml;
 
 pub use address::AddressError;
+pub use authority::{normal_host, split_authority};
 pub use connector::{
     Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
     Scheme,

@@ -8,6 +8,8 @@ use std::{
 /// Counters of the proxy.
 #[derive(Debug, Default)]
 pub struct Counters {
+    /// Connections that are being served.
+    pub open: AtomicU64,
     /// Redirected connections that were accepted.
     pub accepted: AtomicU64,
     /// Connections to a listener without a flow; reset.
@@ -32,6 +34,11 @@ impl Counters {
     /// Adds to a counter.
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Takes from a counter that goes both ways.
+    pub fn subtract(counter: &AtomicU64, n: u64) {
+        counter.fetch_sub(n, Ordering::Relaxed);
     }
 
     /// Reads a counter.

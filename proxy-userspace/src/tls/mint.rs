@@ -15,7 +15,7 @@ use rustls::{
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::{Authority, TlsError};
-use crate::{detect::normal_host, limits};
+use crate::{limits, state::normal_host};
 
 /// Answers with a certificate for the name that the client asks for.
 pub(super) struct Minter {

@@ -13,7 +13,7 @@ mod tests;
 pub use body::{Body, BodyError, empty, full, incoming};
 pub use error::{Kind as ErrorKind, UpstreamError};
 pub use resolve::Resolver;
-pub use splice::splice;
+pub use splice::{reset, splice};
 
 use std::{future::Future, sync::Arc, time::Duration};
 

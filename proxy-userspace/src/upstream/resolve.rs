@@ -86,6 +86,9 @@ impl Resolver {
         if names.len() >= limits::NAMES {
             names.retain(|_, known| known.asked.elapsed() < limits::RESOLVE_AGAIN);
         }
+        if names.len() >= limits::NAMES {
+            names.clear();
+        }
         let addresses: Arc<[IpAddr]> = addresses.into();
         names.insert(
             host.to_owned(),

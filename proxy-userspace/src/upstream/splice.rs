@@ -1,10 +1,11 @@
 //! Connections that no Connector wants, passed through byte for byte.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, os::fd::AsFd};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream, time::timeout};
 
-use crate::{limits, listen::reset};
+use crate::limits;
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -33,4 +34,14 @@ pub async fn splice(mut client: TcpStream, destination: SocketAddr) -> io::Resul
         reset(&server);
     }
     copied
+}
+
+/// Makes closing `stream` send a reset instead of an orderly end.
+pub fn reset(stream: &impl AsFd) {
+    let linger = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // Without it the peer sees an orderly end, which is no worse.
+    let _ = setsockopt(stream, sockopt::Linger, &linger);
 }

@@ -99,6 +99,11 @@ impl Cgroup {
         &self.levels
     }
 
+    /// Kills every process that is left in it.
+    pub fn kill(&self) {
+        kill_all(&self.path);
+    }
+
     /// Kills every process in a cgroup and below, and removes it. A cgroup that does not
     /// exist is removed already.
     pub fn remove(path: &Path) -> Result<(), CgroupError> {
