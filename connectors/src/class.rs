@@ -13,35 +13,26 @@ use super::manifest::{Manifests, Placed};
 const BUILT_IN: &[(&str, &str)] = &[
     (
         "generic-basic.yaml",
-        include_str!("../../../manifests/classes/generic-basic.yaml"),
+        include_str!("../../manifests/classes/generic-basic.yaml"),
     ),
     (
         "generic-bearer.yaml",
-        include_str!("../../../manifests/classes/generic-bearer.yaml"),
+        include_str!("../../manifests/classes/generic-bearer.yaml"),
     ),
-    (
-        "git.yaml",
-        include_str!("../../../manifests/classes/git.yaml"),
-    ),
+    ("git.yaml", include_str!("../../manifests/classes/git.yaml")),
     (
         "harbor.yaml",
-        include_str!("../../../manifests/classes/harbor.yaml"),
+        include_str!("../../manifests/classes/harbor.yaml"),
     ),
     (
         "maven.yaml",
-        include_str!("../../../manifests/classes/maven.yaml"),
+        include_str!("../../manifests/classes/maven.yaml"),
     ),
-    (
-        "npm.yaml",
-        include_str!("../../../manifests/classes/npm.yaml"),
-    ),
-    (
-        "oci.yaml",
-        include_str!("../../../manifests/classes/oci.yaml"),
-    ),
+    ("npm.yaml", include_str!("../../manifests/classes/npm.yaml")),
+    ("oci.yaml", include_str!("../../manifests/classes/oci.yaml")),
     (
         "pypi.yaml",
-        include_str!("../../../manifests/classes/pypi.yaml"),
+        include_str!("../../manifests/classes/pypi.yaml"),
     ),
 ];
 
