@@ -44,6 +44,16 @@ pub(super) struct Class {
 }
 
 impl Class {
+    /// Validates a class.
+    pub(super) fn new(manifest: Arc<ConnectorClass>, findings: &mut Findings<'_>) -> Self {
+        validate(&manifest, findings);
+        let protocol = match manifest.spec.protocol.unwrap_or_default() {
+            ProtocolName::Http => Protocol::Http,
+            ProtocolName::Oci => Protocol::Oci,
+        };
+        Self { manifest, protocol }
+    }
+
     /// The accepted ways to authenticate.
     pub(super) fn auth_types(&self) -> &[AuthType] {
         self.manifest
@@ -99,17 +109,10 @@ fn insert(
     class: Placed<ConnectorClass>,
     errors: &mut Vec<StateError>,
 ) -> Option<Class> {
-    validate(&class.object, &mut Findings::new(&class.place, errors));
-    let protocol = match class.object.spec.protocol.unwrap_or_default() {
-        ProtocolName::Http => Protocol::Http,
-        ProtocolName::Oci => Protocol::Oci,
-    };
+    let mut findings = Findings::new(&class.place, errors);
     classes.insert(
         class.name,
-        Class {
-            manifest: Arc::new(class.object),
-            protocol,
-        },
+        Class::new(Arc::new(class.object), &mut findings),
     )
 }
 

@@ -2,12 +2,14 @@
 //!
 //! [`load`] reads files of manifests. It either returns all Connectors, or everything that
 //! is wrong with the files: a typing error must not cost one run for each mistake.
-//! [`condition`] says what can be observed about a Connector.
+//! [`cluster`] takes one Connector and the objects that it names from a cluster, and says for
+//! each of them what is wrong. [`condition`] says what can be observed about a Connector.
 
 mod address;
 mod auth;
 mod authority;
 mod class;
+pub mod cluster;
 pub mod condition;
 mod connector;
 mod docker_config;
@@ -15,6 +17,7 @@ mod error;
 mod manifest;
 mod params;
 mod resolve;
+mod rules;
 mod secret;
 #[cfg(test)]
 mod tests;
