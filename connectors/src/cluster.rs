@@ -125,11 +125,10 @@ pub fn resolve(id: ConnectorId, manifest: &api::Connector, objects: Objects<'_>)
         None => (unjudged(manifest, objects), None),
     };
 
-    let usable =
-        faults.is_empty() && class_part.is_good() && secret.is_good() && wanted.address.is_some();
-    let (auth, class) = (auth.unwrap_or_default(), class.filter(|_| usable));
+    let usable = faults.is_empty() && class_part.is_good() && secret.is_good();
+    let auth = auth.unwrap_or_default();
     let protocol = class.as_ref().map_or(Protocol::Http, |it| it.protocol);
-    let origin = class.map(|class| Origin {
+    let origin = class.filter(|_| usable).map(|class| Origin {
         id,
         manifest: manifest.clone(),
         class: class.manifest,
