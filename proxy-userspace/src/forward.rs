@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    gate::{self, Site},
+    gate::{self, Routes, Site},
     intercept, limits,
     pipeline::{self, Caller},
     proxy::Worker,
@@ -138,11 +138,10 @@ impl ForwardProxy {
             _ => (Scheme::Http, 80),
         };
         let port = port.unwrap_or(default);
-        let routes = self.worker.proxy.routes.load();
+        let routes = self.routes();
         if let Some(site) = routes.site(scheme, &host, port) {
             return pipeline::handle(&self.caller(site), request).await;
         }
-        drop(routes);
         if scheme == Scheme::Https {
             return text(
                 StatusCode::BAD_REQUEST,
@@ -150,6 +149,12 @@ impl ForwardProxy {
             );
         }
         self.pass_on(host, port, request).await
+    }
+
+    /// What the command may use.
+    fn routes(&self) -> Arc<Routes> {
+        let policies = self.worker.proxy.policies.load();
+        policies.routes(self.workload.policy()).unwrap_or_default()
     }
 
     fn caller(&self, site: Arc<Site>) -> Caller {
@@ -205,7 +210,7 @@ impl ForwardProxy {
             .extensions_mut()
             .remove::<Arc<OwnedSemaphorePermit>>();
         let upgrade = hyper::upgrade::on(&mut request);
-        let routes = self.worker.proxy.routes.load();
+        let routes = self.routes();
         if let Some(site) = routes.site(Scheme::Https, &host, port) {
             tokio::spawn(counted(
                 permit,
@@ -217,7 +222,6 @@ impl ForwardProxy {
             tokio::spawn(counted(permit, self.intercept(site, upgrade, Scheme::Http)));
             return Response::new(upstream::empty());
         }
-        drop(routes);
         // The destination is dialled first, so that the client learns of a failure.
         let dialled = timeout(limits::CONNECT, TcpStream::connect((host.as_str(), port))).await;
         let server = match dialled {

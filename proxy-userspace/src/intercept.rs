@@ -49,7 +49,8 @@ pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
             return;
         }
     };
-    let routes = worker.proxy.routes.load();
+    let policies = worker.proxy.policies.load();
+    let routes = policies.routes(workload.policy()).unwrap_or_default();
     let port = dialled.port();
     match protocol {
         Protocol::Tls { sni, alpn } if speaks_http(&alpn) => {
@@ -72,7 +73,7 @@ pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
         }
         _ => {}
     }
-    drop(routes);
+    drop((policies, routes));
     Counters::add(&worker.proxy.counters.spliced, 1);
     tracing::debug!(workload = workload.name, %dialled, "no Connector's: passed through");
     if let Err(error) = upstream::splice(stream, dialled).await {

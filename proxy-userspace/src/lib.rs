@@ -8,6 +8,8 @@
 pub mod cli;
 pub mod standalone;
 
+pub mod node;
+
 pub mod datapath;
 pub mod workload;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::{
-    gate::Routes,
+    gate::Policies,
     telemetry::Counters,
     tls::Interceptor,
     upstream::{Resolver, Upstream},
@@ -13,8 +13,8 @@ use crate::{
 
 /// What all workers share.
 pub struct Proxy {
-    /// The Connectors in force; swapped as a whole.
-    pub routes: ArcSwap<Routes>,
+    /// What each policy may use; swapped as a whole.
+    pub policies: ArcSwap<Policies>,
     /// Certificates towards clients.
     pub interceptor: Interceptor,
     /// Names of upstreams.

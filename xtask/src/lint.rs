@@ -1,4 +1,4 @@
-//! Format, style and dependencies. Every warning is an error.
+//! Format, style, generated files and dependencies. Every warning is an error.
 
 use std::env;
 use std::fs;
@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::manifests;
 use crate::run;
 use crate::setup::tools::Tool;
 use crate::toolchain;
@@ -23,6 +24,7 @@ pub(crate) fn perform(workspace: &Workspace) -> Result<()> {
     run::attached("lint", &mut workspace.cargo(["fmt", "--all", "--check"]))?;
     clippy_host(workspace)?;
     clippy_ebpf(workspace)?;
+    manifests::perform(workspace, true)?;
     dependencies(workspace)?;
     println!("lint: ok");
     Ok(())

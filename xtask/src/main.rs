@@ -1,7 +1,7 @@
 //! `cargo xtask`: everything a developer or a CI job does with this repository.
 //!
-//! Each command first runs the set-up, which installs what is missing and nothing else, so
-//! that any of them works on a fresh machine.
+//! Each command that needs more than cargo first runs the set-up, which installs what is
+//! missing and nothing else, so that any of them works on a fresh machine.
 
 use std::process::ExitCode;
 
@@ -13,6 +13,7 @@ use crate::workspace::Workspace;
 mod build;
 mod demo;
 mod lint;
+mod manifests;
 mod run;
 mod setup;
 mod test;
@@ -47,6 +48,12 @@ enum Task {
     Demo,
     /// Check format, style and dependencies
     Lint,
+    /// Write the manifests that are made from code
+    Manifests {
+        /// Change nothing, and fail if something would change
+        #[arg(long)]
+        check: bool,
+    },
     /// Run all tests; needs root
     Test {
         /// Arguments for `cargo test`
@@ -83,6 +90,8 @@ fn perform(task: &Task) -> Result<()> {
             setup::perform(&workspace)?;
             lint::perform(&workspace)
         }
+        // Without the set-up: it needs nothing but cargo.
+        Task::Manifests { check } => manifests::perform(&workspace, *check),
         Task::Test { arguments } => {
             test::require_root("test")?;
             setup::perform(&workspace)?;

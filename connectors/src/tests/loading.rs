@@ -125,6 +125,21 @@ fn every_built_in_class_loads() {
 }
 
 #[test]
+fn samples_for_clusters_load_as_they_are() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/samples");
+    for (file, expected) in [
+        ("oci.yaml", "basic robot:change-me"),
+        ("git.yaml", "basic robot:change-me"),
+        ("bearer.yaml", "bearer change-me"),
+    ] {
+        let source = Source::Path(format!("{folder}/{file}").into());
+        let loaded = load(&[source]).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(loaded.connectors.len(), 1, "{file}");
+        assert_eq!(shown(&loaded.connectors[0]), expected, "{file}");
+    }
+}
+
+#[test]
 fn registries_take_their_login_in_any_of_three_wrappings() {
     const CONFIG: &str = r#"{"auths": {"r.example.com:5000": {"auth": "bWU6aHVudGVyMg=="}}}"#;
     let encoded = STANDARD.encode(CONFIG);

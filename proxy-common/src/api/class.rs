@@ -27,19 +27,41 @@ pub struct ConnectorClass {
 
 /// `spec` of a [`ConnectorClass`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "kube",
+    derive(kube::CustomResource, schemars::JsonSchema),
+    kube(
+        group = "connectors.postern.dev",
+        version = "v1alpha1",
+        kind = "ConnectorClass",
+        root = "ConnectorClassObject",
+        doc = "How one kind of system is reached, probed and authenticated to.",
+        plural = "connectorclasses",
+        singular = "connectorclass",
+        category = "postern",
+        status = "ConnectorClassStatus",
+        derive = "PartialEq",
+        printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
+        printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+        printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
+    )
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectorClassSpec {
     /// What the pipeline speaks with the upstream; absent: `HTTP`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(with = "ProtocolName"))]
     pub protocol: Option<ProtocolName>,
     /// Constraint on a Connector's `spec.address`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<ParamSpec>,
     /// Further addresses that a Connector may name; no default makes one mandatory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub address_extensions: Vec<ParamSpec>,
     /// Options that a Connector may set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub params: Vec<ParamSpec>,
     /// Accepted ways to authenticate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,6 +71,10 @@ pub struct ConnectorClassSpec {
     pub liveness_probe: Option<Probe>,
     /// Whether the credential works, one check for each authentication type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(
+        feature = "kube",
+        schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["authName"]))
+    )]
     pub auth_probes: Vec<AuthProbe>,
     /// Files that clients of such systems need.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -63,6 +89,7 @@ pub struct ConnectorClassSpec {
 
 /// Protocols that the pipeline treats differently.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum ProtocolName {
     /// The credential is part of each request.
@@ -74,15 +101,21 @@ pub enum ProtocolName {
 
 /// `spec.auth` of a [`ConnectorClass`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClassAuth {
     /// The types a Connector picks one of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(
+        feature = "kube",
+        schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))
+    )]
     pub types: Vec<AuthType>,
 }
 
 /// One way to authenticate.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthType {
     /// Name, unique within the class.
@@ -104,6 +137,7 @@ pub struct AuthType {
     pub optional: Option<bool>,
     /// Keys of the Secret; implied for the well-known types.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub params: Vec<ParamSpec>,
     /// Makes the credential of a request out of the Secret and the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,6 +146,7 @@ pub struct AuthType {
 
 /// `generator` of an [`AuthType`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Generator {
     /// Rego module `package proxy` that defines `auth`.
@@ -121,12 +156,14 @@ pub struct Generator {
 
 /// The check of one authentication type.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthProbe {
     /// Name of an [`AuthType`] of the same class.
     pub auth_name: String,
     /// Inputs, taken from a Connector's `spec.auth.params`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub params: Vec<ParamSpec>,
     /// The check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,6 +172,7 @@ pub struct AuthProbe {
 
 /// A set of files for clients.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClientConfiguration {
     /// The name that a volume selects it by.
@@ -148,11 +186,13 @@ pub struct ClientConfiguration {
     pub data: BTreeMap<String, String>,
     /// Inputs given where it is mounted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub params: Vec<ParamSpec>,
 }
 
 /// `spec.proxy` of a [`ConnectorClass`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProxyEndpoint {
     /// The object that has the address.
@@ -174,6 +214,7 @@ pub struct ProxyEndpoint {
 
 /// `spec.proxy.authExtractor`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthExtractor {
     /// Rego module `package proxy` that yields `auth.token`.
@@ -183,6 +224,7 @@ pub struct AuthExtractor {
 
 /// `spec.api` of a [`ConnectorClass`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ApiEndpoint {
     /// The object that has the address.
@@ -199,6 +241,7 @@ pub struct ApiEndpoint {
     pub audience: Option<String>,
     /// Description of the API, kept as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(schema_with = "super::cluster::any_json"))]
     pub openapi: Option<Value>,
     /// Which right a request needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,6 +250,7 @@ pub struct ApiEndpoint {
 
 /// `spec.api.permissions`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Permissions {
     /// Rego module `package permissions` that yields `result.verb`.
@@ -216,6 +260,7 @@ pub struct Permissions {
 
 /// `status` of a [`ConnectorClass`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectorClassStatus {
     /// Notes of the controller.
@@ -237,6 +282,7 @@ pub struct ConnectorClassStatus {
 
 /// `status.api` of a [`ConnectorClass`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClassApiStatus {
     /// The address.
@@ -246,6 +292,7 @@ pub struct ClassApiStatus {
 
 /// `status.proxy` of a [`ConnectorClass`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClassProxyStatus {
     /// The address.

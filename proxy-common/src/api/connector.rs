@@ -26,6 +26,28 @@ pub struct Connector {
 
 /// `spec` of a [`Connector`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "kube",
+    derive(kube::CustomResource, schemars::JsonSchema),
+    kube(
+        group = "connectors.postern.dev",
+        version = "v1alpha1",
+        kind = "Connector",
+        root = "ConnectorObject",
+        doc = "What a workload is allowed to reach without knowing the secret.",
+        namespaced,
+        plural = "connectors",
+        singular = "connector",
+        category = "postern",
+        status = "ConnectorStatus",
+        derive = "PartialEq",
+        printcolumn = r#"{"name": "Class", "type": "string", "jsonPath": ".spec.connectorClassName"}"#,
+        printcolumn = r#"{"name": "Address", "type": "string", "jsonPath": ".spec.address"}"#,
+        printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
+        printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+        printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
+    )
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectorSpec {
     /// Name of the `ConnectorClass` to use.
@@ -36,6 +58,7 @@ pub struct ConnectorSpec {
     pub address: Option<String>,
     /// Further addresses that may be sent the same credential.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub address_extensions: Vec<Param>,
     /// The credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,6 +68,7 @@ pub struct ConnectorSpec {
     pub ca_cert_secret_ref: Option<SecretName>,
     /// Options that the class declares.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub params: Vec<Param>,
     /// How connections to the address are taken over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,6 +77,7 @@ pub struct ConnectorSpec {
 
 /// `spec.auth` of a [`Connector`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectorAuth {
     /// Name of one authentication type of the class, spelled exactly.
@@ -63,11 +88,13 @@ pub struct ConnectorAuth {
     pub secret_ref: Option<ObjectReference>,
     /// Values for the authentication probe of the class.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub params: Vec<Param>,
 }
 
 /// Name of a Secret in the same namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretName {
     /// Name of the Secret.
@@ -77,19 +104,24 @@ pub struct SecretName {
 
 /// `spec.interception` of a [`Connector`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Interception {
     /// The way in that this Connector is limited to; absent: every way that is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(with = "InterceptionMode"))]
     pub mode: Option<InterceptionMode>,
     /// What happens to new connections while Postern does not answer; absent: `Closed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(with = "FailurePolicyName"))]
     pub failure_policy: Option<FailurePolicyName>,
     /// What happens to a client's own `Authorization`; absent: `Replace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(with = "ClientAuthorizationName"))]
     pub client_authorization: Option<ClientAuthorizationName>,
     /// The network that the upstream is dialled from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(with = "EgressName"))]
     pub egress: Option<EgressName>,
     /// What happens to a client that does not trust Postern's authority; absent: `Fail`.
     #[serde(
@@ -97,11 +129,13 @@ pub struct Interception {
         rename = "onUntrustedCA",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "kube", schemars(with = "UntrustedCaPolicy"))]
     pub on_untrusted_ca: Option<UntrustedCaPolicy>,
 }
 
 /// Ways in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum InterceptionMode {
     /// The client dials the address itself.
     Transparent,
@@ -113,6 +147,7 @@ pub enum InterceptionMode {
 
 /// What happens while Postern does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum FailurePolicyName {
     /// Connections are refused.
     Closed,
@@ -122,6 +157,7 @@ pub enum FailurePolicyName {
 
 /// What happens to a client's own `Authorization`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum ClientAuthorizationName {
     /// The Connector's credential takes its place.
     Replace,
@@ -133,6 +169,7 @@ pub enum ClientAuthorizationName {
 
 /// Networks that an upstream can be dialled from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum EgressName {
     /// The workload's own.
     Pod,
@@ -142,6 +179,7 @@ pub enum EgressName {
 
 /// What happens to a client that does not trust Postern's authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum UntrustedCaPolicy {
     /// Its connections fail.
     Fail,
@@ -151,6 +189,7 @@ pub enum UntrustedCaPolicy {
 
 /// `status` of a [`Connector`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectorStatus {
     /// Notes of the controller.
@@ -172,6 +211,7 @@ pub struct ConnectorStatus {
 
 /// `status.proxy`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProxyStatus {
     /// Address of the reverse proxy.
@@ -181,6 +221,7 @@ pub struct ProxyStatus {
 
 /// `status.api` of a [`Connector`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ApiStatus {
     /// Path below the platform's API entry point.

@@ -4,8 +4,13 @@
 //! envelope, and a spec and a status type of their own. Fields are optional wherever the
 //! published schema leaves them optional; what a usable object needs beyond that is decided
 //! by whoever resolves it, who can name the document and the fix.
+//!
+//! The root objects here are those of files. With the feature `kube`, `cluster` has those
+//! of an API server, around the same specs and statuses, and the definitions of the kinds.
 
 mod class;
+#[cfg(feature = "kube")]
+pub mod cluster;
 mod connector;
 mod metadata;
 mod probe;

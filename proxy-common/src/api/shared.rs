@@ -7,16 +7,19 @@ use serde_json::Value;
 
 /// A named value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Param {
     /// Name, as the class declares it.
     pub name: String,
     /// The value; only strings are in use.
+    #[cfg_attr(feature = "kube", schemars(schema_with = "super::cluster::any_json"))]
     pub value: Value,
 }
 
 /// Declaration of a [`Param`]. Without a `default` the parameter is mandatory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ParamSpec {
     /// Name.
@@ -29,6 +32,7 @@ pub struct ParamSpec {
     pub description: Option<String>,
     /// Used where no value is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(schema_with = "super::cluster::any_json"))]
     pub default: Option<Value>,
     /// The values allowed; empty allows any.
     #[serde(default, rename = "enum", skip_serializing_if = "Vec::is_empty")]
@@ -43,6 +47,7 @@ pub struct ParamSpec {
 
 /// Type of one property of an object parameter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PropertySpec {
     /// `string`, `array` or `object`.
@@ -52,6 +57,11 @@ pub struct PropertySpec {
 
 /// Points at another object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "kube",
+    derive(schemars::JsonSchema),
+    schemars(extend("x-kubernetes-map-type" = "atomic"))
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ObjectReference {
     /// `apiVersion` of the object.
@@ -79,6 +89,7 @@ pub struct ObjectReference {
 
 /// Points at something with an address, such as a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DestinationRef {
     /// Kind of the object.
@@ -101,6 +112,7 @@ pub struct DestinationRef {
 
 /// An address written into a status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Addressable {
     /// Name of the address.
@@ -119,6 +131,7 @@ pub struct Addressable {
 
 /// One observation about an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Condition {
     /// What was observed, such as `LivenessReady`.
@@ -142,6 +155,7 @@ pub struct Condition {
 
 /// `status` of a [`Condition`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum ConditionStatus {
     /// It holds.
     True,

@@ -8,7 +8,7 @@ use http::Request;
 use super::Manifests;
 use crate::{
     fetch::Fetcher,
-    gate::Target,
+    gate::{Prepared, Target},
     probe::{self, ProbeRequest, ProbeResponse},
     state::Connector,
     tls::Roots,
@@ -39,11 +39,11 @@ impl Check {
         let reports = runtime.block_on(probe::check(
             &loaded,
             async |connector: &Arc<Connector>, request| {
-                let target = Target::new(connector, &roots).map_err(|e| e.to_string())?;
+                let target = target(connector, &roots)?;
                 send(&Fetcher::new(&upstream, &target), request).await
             },
             async |connector: &Arc<Connector>| {
-                let target = Target::new(connector, &roots).map_err(|e| e.to_string())?;
+                let target = target(connector, &roots)?;
                 let registry = target
                     .injector
                     .registry()
@@ -61,6 +61,12 @@ impl Check {
             ExitCode::from(NOT_READY)
         })
     }
+}
+
+fn target(connector: &Arc<Connector>, roots: &Roots) -> Result<Target, String> {
+    Prepared::new(connector, roots)
+        .map(|prepared| prepared.target())
+        .map_err(|error| error.to_string())
 }
 
 /// One exchange, without following redirects.

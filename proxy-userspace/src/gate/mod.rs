@@ -6,7 +6,7 @@ mod routes;
 
 pub use authority::check_authority;
 pub use hygiene::{check_head, strip_request, strip_response};
-pub use routes::{Routes, Site, Target};
+pub use routes::{Policies, Prepared, Routes, Site, Target};
 
 use std::borrow::Cow;
 

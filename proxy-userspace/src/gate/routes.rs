@@ -7,9 +7,25 @@ use crate::{
     state::{Address, Connector, ConnectorId, Scheme},
     tls::{Roots, TlsError, UpstreamTls},
     upstream::Endpoint,
+    workload::PolicyId,
 };
 
-/// All Connectors by the authorities they claim.
+/// What each policy may use.
+#[derive(Debug, Default)]
+pub struct Policies {
+    routes: HashMap<PolicyId, Arc<Routes>>,
+}
+
+/// A Connector with everything prepared that requests to it need. Kept for as long as the
+/// Connector stays as it is, since registry tokens are cached here.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    connector: Arc<Connector>,
+    trust: UpstreamTls,
+    injector: Arc<Injector>,
+}
+
+/// The Connectors of one policy by the authorities they claim.
 #[derive(Debug, Default)]
 pub struct Routes {
     sites: HashMap<(String, u16), Arc<Site>>,
@@ -45,31 +61,54 @@ pub struct Target {
     pub injector: Arc<Injector>,
 }
 
+impl Policies {
+    /// Which Connectors each policy grants.
+    pub fn new(grants: impl IntoIterator<Item = (PolicyId, Vec<Prepared>)>) -> Self {
+        let routes = grants
+            .into_iter()
+            .map(|(policy, connectors)| (policy, Arc::new(Routes::new(&connectors))))
+            .collect();
+        Self { routes }
+    }
+
+    /// What a policy grants; `None`: nothing.
+    pub fn routes(&self, policy: PolicyId) -> Option<Arc<Routes>> {
+        self.routes.get(&policy).map(Arc::clone)
+    }
+}
+
+impl Prepared {
+    /// Sets up trust and credential of a Connector.
+    pub fn new(connector: &Arc<Connector>, roots: &Roots) -> Result<Self, TlsError> {
+        Ok(Self {
+            connector: Arc::clone(connector),
+            trust: UpstreamTls::new(roots, connector)?,
+            injector: Arc::new(Injector::new(connector)),
+        })
+    }
+
+    /// The Connector's own address, all paths of its host.
+    pub fn target(&self) -> Target {
+        Target::new(self, &self.connector.address)
+    }
+}
+
 impl Routes {
-    /// Prepares every Connector for use.
-    pub fn new(connectors: &[Arc<Connector>], roots: &Roots) -> Result<Self, TlsError> {
+    fn new(connectors: &[Prepared]) -> Self {
         let mut targets: HashMap<(String, u16), Vec<Arc<Target>>> = HashMap::new();
-        for connector in connectors {
-            let trust = UpstreamTls::new(roots, connector)?;
-            let injector = Arc::new(Injector::new(connector));
-            for address in connector.addresses() {
-                let target = Target::at(address, connector, &trust, &injector);
+        for prepared in connectors {
+            for address in prepared.connector.addresses() {
                 targets
                     .entry((address.host.clone(), address.port))
                     .or_default()
-                    .push(Arc::new(target));
+                    .push(Arc::new(Target::new(prepared, address)));
             }
         }
-        let sites: HashMap<_, _> = targets
+        let sites = targets
             .into_iter()
             .filter_map(|(key, targets)| Some((key, Arc::new(Site::new(targets)?))))
             .collect();
-        Ok(Self { sites })
-    }
-
-    /// Every host that a Connector claims.
-    pub fn hosts(&self) -> impl Iterator<Item = &str> {
-        self.sites.keys().map(|(host, _)| host.as_str())
+        Self { sites }
     }
 
     /// The site that a client means by a host and a port.
@@ -97,36 +136,22 @@ impl Routes {
 }
 
 impl Target {
-    /// A Connector's own address, all paths of its host.
-    pub fn new(connector: &Arc<Connector>, roots: &Roots) -> Result<Self, TlsError> {
-        let trust = UpstreamTls::new(roots, connector)?;
-        Ok(Self::at(
-            &connector.address,
+    fn new(prepared: &Prepared, address: &Address) -> Self {
+        let Prepared {
             connector,
-            &trust,
-            &Arc::new(Injector::new(connector)),
-        ))
-    }
-
-    fn at(
-        address: &Address,
-        connector: &Arc<Connector>,
-        trust: &UpstreamTls,
-        injector: &Arc<Injector>,
-    ) -> Self {
+            trust,
+            injector,
+        } = prepared.clone();
         Self {
-            connector: Arc::clone(connector),
             path: address.path.clone(),
             endpoint: Endpoint {
                 connector: Some(connector.id),
                 address: address.clone(),
-                tls: match address.scheme {
-                    Scheme::Http => None,
-                    Scheme::Https => Some(trust.clone()),
-                },
+                tls: (address.scheme == Scheme::Https).then(|| trust.clone()),
             },
-            trust: trust.clone(),
-            injector: Arc::clone(injector),
+            connector,
+            trust,
+            injector,
         }
     }
 }
@@ -196,6 +221,28 @@ mod tests {
         })
     }
 
+    fn routes(connectors: &[Arc<Connector>]) -> Routes {
+        let prepared: Vec<_> = connectors
+            .iter()
+            .map(|connector| Prepared::new(connector, &Roots::none()).expect("no roots to refuse"))
+            .collect();
+        Routes::new(&prepared)
+    }
+
+    #[test]
+    fn policies_do_not_see_each_others_connectors() {
+        let prepared =
+            Prepared::new(&connector(1, ""), &Roots::none()).expect("no roots to refuse");
+        let policies = Policies::new([(PolicyId(1), vec![prepared]), (PolicyId(2), vec![])]);
+        let site = |policy| {
+            policies
+                .routes(PolicyId(policy))
+                .and_then(|routes| routes.site(Scheme::Https, "api.example.com", 443))
+        };
+        assert!(site(1).is_some());
+        assert!(site(2).is_none() && site(3).is_none());
+    }
+
     #[test]
     fn the_longest_whole_segment_prefix_wins() {
         let connectors = [
@@ -203,7 +250,7 @@ mod tests {
             connector(2, "/team"),
             connector(3, "/team/a"),
         ];
-        let routes = Routes::new(&connectors, &Roots::none()).expect("routes");
+        let routes = routes(&connectors);
         let site = routes
             .site(Scheme::Https, "api.example.com", 443)
             .expect("a site");
@@ -229,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_path_outside_all_prefixes_has_no_target() {
-        let routes = Routes::new(&[connector(1, "/team")], &Roots::none()).expect("routes");
+        let routes = routes(&[connector(1, "/team")]);
         let site = routes
             .site(Scheme::Https, "api.example.com", 443)
             .expect("a site");

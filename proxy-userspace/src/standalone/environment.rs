@@ -1,8 +1,8 @@
 //! Proxy variables that the command inherits or gets.
 
-use std::{env, ffi::OsString};
+use std::{env, ffi::OsString, sync::Arc};
 
-use crate::gate::Routes;
+use crate::state::Connector;
 
 const PROXIES: [&str; 6] = [
     "http_proxy",
@@ -18,23 +18,29 @@ type Variables = Vec<(OsString, OsString)>;
 
 /// With the kernel redirecting, a proxy of the user's own would take the connections away
 /// before they are made: Connector hosts are excepted from it.
-pub(super) fn for_transparent(routes: &Routes) -> Variables {
+pub(super) fn for_transparent(connectors: &[Arc<Connector>]) -> Variables {
     if PROXIES.iter().all(|name| env::var_os(name).is_none()) {
         return Vec::new();
     }
-    let hosts: Vec<_> = routes.hosts().collect();
-    except(|entries| entries.extend(hosts.iter().map(|host| (*host).to_owned())))
+    except(|entries| entries.extend(hosts(connectors).map(str::to_owned)))
 }
 
 /// With Postern as the proxy, exceptions would take Connector hosts away from it.
-pub(super) fn for_forward(routes: &Routes) -> Variables {
+pub(super) fn for_forward(connectors: &[Arc<Connector>]) -> Variables {
     for name in PROXIES {
         if env::var_os(name).is_some_and(|value| !value.is_empty()) {
             tracing::warn!("{name} is replaced: Postern does not go through another proxy");
             break;
         }
     }
-    except(|entries| entries.retain(|entry| !routes.hosts().any(|host| covers(entry, host))))
+    except(|entries| entries.retain(|entry| !hosts(connectors).any(|host| covers(entry, host))))
+}
+
+fn hosts(connectors: &[Arc<Connector>]) -> impl Iterator<Item = &str> {
+    connectors
+        .iter()
+        .flat_map(|connector| connector.addresses())
+        .map(|address| address.host.as_str())
 }
 
 fn except(change: impl Fn(&mut Vec<String>)) -> Variables {

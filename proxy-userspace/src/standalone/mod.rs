@@ -2,7 +2,6 @@
 
 mod bundle;
 mod child;
-mod destinations;
 mod enter;
 mod environment;
 mod rundir;
@@ -10,39 +9,35 @@ mod rundir;
 pub use bundle::Bind;
 pub use enter::enter;
 
-use std::{ffi::OsString, process::ExitCode, sync::Arc};
+use std::{collections::BTreeMap, ffi::OsString, process::ExitCode, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use nix::sys::prctl::set_dumpable;
-use proxy_common::maps::{CREDENTIAL_USABLE, Credential};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     net::TcpListener,
-    time::{Instant, interval, interval_at, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use crate::{
-    datapath::Datapath,
     forward::ForwardProxy,
-    gate::Routes,
+    gate::{Policies, Prepared},
     limits,
-    listen::{self, Listeners},
+    node::Node,
     proxy::{Proxy, Worker},
     state::Connector,
     telemetry::Counters,
     tls::{Authority, Interceptor, Roots},
-    worker::Workers,
-    workload::{Cgroup, NetNs, Workload},
+    workload::{Cgroup, NetNs, PolicyId, Workload},
 };
 use bundle::Trust;
 use child::Child;
-use destinations::Destinations;
 use rundir::RunDir;
 
 /// The one policy of a run.
-const POLICY: u32 = 1;
+const POLICY: PolicyId = PolicyId(1);
 
 /// How connections come to Postern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +98,7 @@ async fn start(options: Options) -> Result<ExitCode> {
             )
             .await
         }
-        Mode::Forward => forward(&proxy, trust, name, &options.command).await,
+        Mode::Forward => forward(&options.connectors, &proxy, trust, name, &options.command).await,
     };
     if options.stats {
         eprintln!("postern: {}", proxy.counters);
@@ -118,7 +113,7 @@ fn proxy(connectors: &[Arc<Connector>]) -> Result<Proxy> {
         .map(|address| address.host.clone())
         .collect();
     Ok(Proxy {
-        routes: ArcSwap::from_pointee(Routes::new(connectors, &Roots::system())?),
+        policies: ArcSwap::default(),
         interceptor: Interceptor::new(Authority::new(&hosts)?)?,
         resolver: Arc::default(),
         counters: Arc::default(),
@@ -134,77 +129,34 @@ async fn transparent(
     command: &[OsString],
     stats: bool,
 ) -> Result<ExitCode> {
-    let cgroup = Cgroup::create(&rundir.cgroup_name())
+    let cgroup = Cgroup::create(&rundir.cgroup_name(), &rundir.spare_mount())
         .context("cannot set up redirection (--mode forward does without)")?;
-    rundir.remember_cgroup(cgroup.path())?;
-    let grace = u64::try_from(limits::GRACE.as_nanos()).unwrap_or(u64::MAX);
-    let (mut datapath, flows) = Datapath::load(cgroup.levels(), grace)?;
-    let listeners = Listeners::bind(&NetNs::own())?;
-    let workload = Arc::new(Workload {
-        cgroup_id: cgroup.id(),
-        name,
-    });
-    let (port_v4, port_v6) = listeners.ports();
-    for connector in connectors {
-        // A file has no version: the credential is the one the run started with.
-        let binding = Credential {
-            generation: 1,
-            revision: 1,
-            not_after_ns: 0,
-            state: CREDENTIAL_USABLE,
-            flags: 0,
-        };
-        datapath.set_credential(connector.id.0, binding)?;
-    }
-    let mut destinations = Destinations::new(POLICY, connectors, &proxy.resolver);
-    datapath.set_destinations(&destinations.resolve().await?)?;
-    // Resolving may have taken longer than the kernel waits.
-    datapath.heartbeat()?;
-    datapath.enrol(
-        cgroup.id(),
-        proxy_common::maps::Workload {
-            policy: POLICY,
-            port_v4,
-            port_v6,
-        },
-    )?;
-    datapath.attach(cgroup.directory())?;
+    rundir.remember_cgroup(&cgroup)?;
+    let mut node = Node::start(Arc::clone(proxy), cgroup.levels())?;
+    let grants = BTreeMap::from([(POLICY, connectors.to_vec())]);
+    node.set_policies(grants, &Roots::system())?;
+    node.resolve().await?;
+    let workload = Workload::new(cgroup.id(), name, POLICY);
+    node.enrol(workload, &NetNs::own())?;
+    node.attach(cgroup.directory())?;
 
-    let workers = Workers::start(proxy).context("cannot start the workers")?;
-    let accept = listen::accept(
-        listeners,
-        Arc::clone(&workload),
-        Arc::new(flows),
-        Arc::clone(&proxy.counters),
-        move |inbound| workers.deliver(inbound),
-    );
     let mut variables = trust.variables;
-    variables.extend(environment::for_transparent(&proxy.routes.load()));
+    variables.extend(environment::for_transparent(connectors));
     let mut child = Child::spawn(command, Some(cgroup.path()), &trust.overlays, &variables)?;
-    let code = {
-        let serve = async {
-            tokio::select! {
-                result = accept => ended("the listener", result),
-                result = keep_up(&mut destinations, &mut datapath) => ended("the datapath", result),
-            }
-        };
-        tokio::pin!(serve);
-        let code = tokio::select! {
-            code = child.wait() => code,
-            error = &mut serve => Err(error),
-        };
-        // What the command leaves running ends with it; what its connections ended with is still
-        // to be counted and told.
-        cgroup.kill();
-        if code.is_ok() {
-            tokio::select! {
-                () = farewell(&proxy.counters) => {}
-                _ = serve => {}
-            }
-        }
-        code
+    let code = tokio::select! {
+        code = child.wait() => code,
+        error = node.keep_up() => Err(error.into()),
     };
-    if stats && let Ok(stats) = datapath.stats() {
+    // What the command leaves running ends with it; what its connections ended with is still
+    // to be counted and told.
+    cgroup.kill();
+    if code.is_ok() {
+        tokio::select! {
+            () = farewell(&proxy.counters) => {}
+            _ = node.keep_up() => {}
+        }
+    }
+    if stats && let Ok(stats) = node.stats() {
         eprintln!("postern: kernel: {stats}");
     }
     code
@@ -222,36 +174,8 @@ async fn farewell(counters: &Counters) {
     let _ = timeout(limits::FAREWELL, quiet).await;
 }
 
-/// Signs of life for the kernel, and addresses as they change.
-async fn keep_up(destinations: &mut Destinations<'_>, datapath: &mut Datapath) -> Result<()> {
-    let mut heartbeat = interval(limits::HEARTBEAT);
-    let mut names = interval_at(
-        Instant::now() + limits::RESOLVE_AGAIN,
-        limits::RESOLVE_AGAIN,
-    );
-    loop {
-        tokio::select! {
-            _ = heartbeat.tick() => datapath.heartbeat()?,
-            _ = names.tick() => {
-                // The heartbeat must not wait for a slow resolver.
-                let resolved = destinations.resolve();
-                tokio::pin!(resolved);
-                let wanted = loop {
-                    tokio::select! {
-                        wanted = &mut resolved => break wanted,
-                        _ = heartbeat.tick() => datapath.heartbeat()?,
-                    }
-                };
-                match wanted {
-                    Ok(wanted) => datapath.set_destinations(&wanted)?,
-                    Err(error) => tracing::warn!("addresses are left as they were: {error:#}"),
-                }
-            }
-        }
-    }
-}
-
 async fn forward(
+    connectors: &[Arc<Connector>],
     proxy: &Arc<Proxy>,
     trust: Trust,
     name: String,
@@ -268,7 +192,7 @@ async fn forward(
         .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
     let password: SecretString = BASE64_URL_SAFE_NO_PAD.encode(random).into();
     let mut variables = trust.copies;
-    variables.extend(environment::for_forward(&proxy.routes.load()));
+    variables.extend(environment::for_forward(connectors));
     let url = format!(
         "http://postern:{}@127.0.0.1:{port}",
         password.expose_secret()
@@ -276,7 +200,14 @@ async fn forward(
     for variable in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
         variables.push((variable.into(), url.clone().into()));
     }
-    let workload = Arc::new(Workload { cgroup_id: 0, name });
+    let roots = Roots::system();
+    let prepared = connectors
+        .iter()
+        .map(|connector| Prepared::new(connector, &roots))
+        .collect::<Result<_, _>>()?;
+    let policies = Policies::new([(POLICY, prepared)]);
+    proxy.policies.store(Arc::new(policies));
+    let workload = Arc::new(Workload::new(0, name, POLICY));
     let server = Arc::new(ForwardProxy::new(
         Worker::new(Arc::clone(proxy)),
         workload,
@@ -285,14 +216,9 @@ async fn forward(
     let mut child = Child::spawn(command, None, &[], &variables)?;
     tokio::select! {
         code = child.wait() => code,
-        result = server.serve(listener) => Err(ended("the forward proxy", result)),
-    }
-}
-
-/// The error for something that only ends when it fails.
-fn ended<E: Into<anyhow::Error>>(what: &str, result: std::result::Result<(), E>) -> anyhow::Error {
-    match result {
-        Ok(()) => anyhow::anyhow!("{what} ended unexpectedly"),
-        Err(error) => error.into().context(format!("{what} failed")),
+        result = server.serve(listener) => {
+            result.context("the forward proxy failed")?;
+            bail!("the forward proxy ended")
+        }
     }
 }

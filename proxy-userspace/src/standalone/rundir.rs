@@ -8,13 +8,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    mount::{MntFlags, umount2},
+};
 
 use crate::workload::Cgroup;
 
 const PREFIX: &str = "run-";
 const LOCK: &str = "lock";
 const CGROUP: &str = "cgroup";
+const MOUNT: &str = "hierarchy";
 
 /// A directory of one run, removed when dropped. A lock on a file in it says that its owner
 /// lives; the kernel releases it however the owner ends.
@@ -27,10 +31,9 @@ pub(super) struct RunDir {
 impl RunDir {
     /// Removes what dead runs left behind and makes a directory for this one.
     pub(super) fn create() -> Result<Self> {
-        let base = base()?;
+        let base = base();
         // One at a time: a directory that is not locked yet looks like a dead run's.
-        let _turn = lock(&base, FlockArg::LockExclusive)
-            .with_context(|| format!("cannot lock {}", base.display()))?;
+        let _turn = take_turn(&base)?;
         remove_dead(&base);
         // The number of a process is unique in its namespace only.
         let (path, name) = (0..100)
@@ -44,8 +47,7 @@ impl RunDir {
             })
             .with_context(|| format!("no free name in {}", base.display()))?;
         make(&path)?;
-        let lock = lock(&path, FlockArg::LockExclusiveNonblock)
-            .with_context(|| format!("cannot lock {}", path.display()))?;
+        let lock = lock(&path).with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(Self {
             path,
             name,
@@ -61,51 +63,90 @@ impl RunDir {
         cgroup_name(&self.name)
     }
 
+    /// Where a cgroup hierarchy may be mounted for this run.
+    pub(super) fn spare_mount(&self) -> PathBuf {
+        self.path.join(MOUNT)
+    }
+
     /// Writes down which cgroup has to go with this directory.
-    pub(super) fn remember_cgroup(&self, cgroup: &Path) -> Result<()> {
+    pub(super) fn remember_cgroup(&self, cgroup: &Cgroup) -> Result<()> {
         let path = self.path.join(CGROUP);
-        fs::write(&path, cgroup.as_os_str().as_encoded_bytes())
+        fs::write(&path, cgroup.below_mount().as_os_str().as_encoded_bytes())
             .with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!("cannot remove {}: {error}", self.path.display());
+        if let Err(error) = remove_run(&self.path, &self.name) {
+            tracing::warn!("cannot clean up: {error:#}");
+        }
+        // The last one turns off the light; others may be there, or come.
+        let base = base();
+        if let Ok(directory) = File::open(&base)
+            && let Ok(_turn) = Flock::lock(directory, FlockArg::LockExclusiveNonblock)
+        {
+            let _ = fs::remove_dir(&base);
         }
     }
 }
 
 /// `/run/postern` for root; else a directory that belongs to the user.
-fn base() -> Result<PathBuf> {
+fn base() -> PathBuf {
     let uid = nix::unistd::geteuid();
-    let base = if uid.is_root() {
-        PathBuf::from("/run/postern")
-    } else {
-        std::env::var_os("XDG_RUNTIME_DIR")
-            .map(PathBuf::from)
-            .filter(|dir| dir.is_absolute())
-            .map_or_else(
-                || std::env::temp_dir().join(format!("postern-{uid}")),
-                |dir| dir.join("postern"),
-            )
-    };
-    if fs::symlink_metadata(&base).is_err() {
-        make(&base)?;
+    if uid.is_root() {
+        return PathBuf::from("/run/postern");
     }
-    // Somebody else may have been first in a directory that everybody may write to; what lies
-    // there decides whom the command trusts and which processes are killed.
-    let found = fs::symlink_metadata(&base)
-        .with_context(|| format!("cannot look at {}", base.display()))?;
-    if !found.is_dir() || found.uid() != uid.as_raw() || found.mode() & 0o022 != 0 {
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute())
+        .map_or_else(
+            || std::env::temp_dir().join(format!("postern-{uid}")),
+            |dir| dir.join("postern"),
+        )
+}
+
+/// Makes the base directory if need be, and locks it.
+fn take_turn(base: &Path) -> Result<Flock<File>> {
+    // The last run of all removes the directory, perhaps while this one waits for its lock.
+    for _ in 0..100 {
+        match make(base) {
+            Err(_) if base.exists() => {}
+            made => made?,
+        }
+        match check_owner(base) {
+            Err(_) if !base.exists() => continue,
+            checked => checked?,
+        }
+        let Ok(directory) = File::open(base) else {
+            continue;
+        };
+        let locked = Flock::lock(directory, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| errno)
+            .with_context(|| format!("cannot lock {}", base.display()))?;
+        let same =
+            |found: fs::Metadata| locked.metadata().is_ok_and(|own| own.ino() == found.ino());
+        if fs::symlink_metadata(base).is_ok_and(same) {
+            return Ok(locked);
+        }
+    }
+    bail!("cannot lock {}: it keeps being replaced", base.display());
+}
+
+/// Somebody else may have been first in a directory that everybody may write to; what lies
+/// there decides whom the command trusts and which processes are killed.
+fn check_owner(base: &Path) -> Result<()> {
+    let found =
+        fs::symlink_metadata(base).with_context(|| format!("cannot look at {}", base.display()))?;
+    let own = found.uid() == nix::unistd::geteuid().as_raw();
+    if !found.is_dir() || !own || found.mode() & 0o022 != 0 {
         bail!(
             "{} is not a directory that only this user can write to; remove it, or set \
              XDG_RUNTIME_DIR to one",
             base.display()
         );
     }
-    Ok(base)
+    Ok(())
 }
 
 /// A directory that others may read, whatever the umask: the command may run as another user.
@@ -117,14 +158,14 @@ fn make(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot make {}", path.display()))
 }
 
-fn lock(dir: &Path, how: FlockArg) -> io::Result<Flock<File>> {
+fn lock(dir: &Path) -> io::Result<Flock<File>> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
         .open(dir.join(LOCK))?;
-    Flock::lock(file, how).map_err(|(_, errno)| errno.into())
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
 }
 
 fn cgroup_name(run: &str) -> String {
@@ -140,9 +181,7 @@ fn remove_dead(base: &Path) {
         }
         let path = run.path();
         // Locked: its owner lives.
-        let Ok(_lock) = lock(&path, FlockArg::LockExclusiveNonblock) else {
-            continue;
-        };
+        let Ok(_lock) = lock(&path) else { continue };
         if let Err(error) = remove_run(&path, &name) {
             tracing::warn!("cannot clean up after a dead run: {error:#}");
         }
@@ -156,10 +195,16 @@ fn remove_run(path: &Path, name: &str) -> Result<()> {
             if cgroup.file_name() != Some(cgroup_name(name).as_ref()) {
                 bail!("{} is not the cgroup of {name}", cgroup.display());
             }
-            Cgroup::remove(cgroup)?;
+            Cgroup::remove_below_mount(cgroup)?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).context("cannot read which cgroup it had"),
+    }
+    let mount = path.join(MOUNT);
+    // What is below a mount is not ours to remove.
+    if mount.exists() {
+        let _ = umount2(&mount, MntFlags::MNT_DETACH);
+        fs::remove_dir(&mount).with_context(|| format!("cannot remove {}", mount.display()))?;
     }
     fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))
 }

@@ -1,6 +1,7 @@
 //! Where it goes: the Connector's own address, resolved and verified by Postern, whatever
 //! the workload dialled.
 
+mod answer;
 mod body;
 mod dial;
 mod error;
@@ -169,7 +170,7 @@ impl Upstream {
                     }
                     let give_back =
                         pool::GiveBack::new(Arc::clone(&self.pool), key, connection, progress);
-                    return Ok(response.map(|body| body::response(body, Some(give_back))));
+                    return Ok(response.map(|body| answer::body(body, Some(give_back))));
                 }
                 Err(failed) => failed,
             };
@@ -203,7 +204,7 @@ impl Upstream {
             let sent = shared.sender.try_send_request(request);
             let answer = head(endpoint, sent, progress, patience).await;
             let mut failed = match answer {
-                Ok(Ok(response)) => return Ok(response.map(|body| body::response(body, None))),
+                Ok(Ok(response)) => return Ok(response.map(|body| answer::body(body, None))),
                 Ok(Err(failed)) => failed,
                 // A connection that stays silent may be dead without knowing.
                 Err(silent) => {

@@ -43,15 +43,17 @@ impl Resolver {
         }
     }
 
-    /// Every address that a workload may have been told for `host`. While the resolver fails,
-    /// these are the last that were known, however old.
-    pub async fn all_addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        let current = self.resolve(host).await;
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        match names.get(host) {
-            Some(known) => Ok(known.seen.keys().copied().collect()),
-            None => current.map(|addresses| addresses.to_vec()),
+    /// Every address that a workload may have been told for `host`, without asking again.
+    /// While the resolver fails, these are the last that were known, however old.
+    pub fn known(&self, host: &str) -> Vec<IpAddr> {
+        if let Ok(ip) = host.parse() {
+            return vec![ip];
         }
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names
+            .get(host)
+            .map(|known| known.seen.keys().copied().collect())
+            .unwrap_or_default()
     }
 
     fn fresh(&self, host: &str) -> Option<Arc<[IpAddr]>> {
@@ -143,10 +145,7 @@ mod tests {
             .await
             .expect("known");
         assert_eq!(*current, [ip(2)]);
-        let mut all = resolver
-            .all_addresses("registry.example.com")
-            .await
-            .expect("known");
+        let mut all = resolver.known("registry.example.com");
         all.sort();
         assert_eq!(all, [ip(1), ip(2)]);
     }

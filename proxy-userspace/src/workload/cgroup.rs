@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
 /// Inode of the initial cgroup namespace (`PROC_CGROUP_INIT_INO` of the kernel).
 const INITIAL_CGROUP_NS: u64 = 0xEFFF_FFFB;
 /// How deep below the visible root a cgroup namespace may hide more levels.
@@ -19,8 +21,7 @@ const HIDDEN_LEVELS: u8 = 7;
 pub enum CgroupError {
     /// No cgroup v2 is mounted.
     #[error(
-        "no cgroup v2 hierarchy is mounted: mount one with \
-         `mount -t cgroup2 none /sys/fs/cgroup/unified`, or use --mode forward"
+        "no cgroup v2 hierarchy is known to the kernel, which Postern needs; use --mode forward"
     )]
     NotMounted,
     /// A file below the mount could not be used.
@@ -46,37 +47,64 @@ impl CgroupError {
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
+    below_mount: PathBuf,
     directory: File,
     id: u64,
     levels: Vec<u8>,
+    // Goes after the cgroup was removed.
+    _mount: Option<OwnMount>,
 }
 
 impl Cgroup {
     /// Makes a cgroup below the caller's own, so that limits set there keep holding.
-    pub fn create(name: &str) -> Result<Self, CgroupError> {
-        let (mount, root) = mount_point()?;
+    ///
+    /// Where no hierarchy is visible, one is mounted at `spare` for as long as this lives.
+    pub fn create(name: &str, spare: &Path) -> Result<Self, CgroupError> {
+        let (own_mount, (mount, root)) = match mount_point() {
+            Err(CgroupError::NotMounted) => {
+                let own = OwnMount::make(spare)?;
+                (Some(own), (spare.to_path_buf(), PathBuf::from("/")))
+            }
+            found => (None, found?),
+        };
         let own = own_path()?;
         // A container may see only a part of the tree, mounted as if it were the whole.
         let below = own.strip_prefix(&root).or_else(|_| own.strip_prefix("/"));
-        let path = mount.join(below.unwrap_or(&own)).join(name);
+        let below_mount = below.unwrap_or(&own).join(name);
+        let path = mount.join(&below_mount);
         fs::create_dir(&path).map_err(CgroupError::io("make the cgroup", &path))?;
         let directory = File::open(&path).map_err(CgroupError::io("open the cgroup", &path))?;
         let id = directory
             .metadata()
             .map_err(CgroupError::io("read the id of", &path))?
             .ino();
-        let depth = path
-            .strip_prefix(&mount)
-            .map_or(1, |below| below.components().count());
+        let depth = below_mount.components().count();
         Ok(Self {
             levels: levels(
                 u8::try_from(depth).unwrap_or(u8::MAX),
                 hides_levels() || root != Path::new("/"),
             ),
             path,
+            below_mount,
             directory,
             id,
+            _mount: own_mount,
         })
+    }
+
+    /// Its path below the mount, by which others with another mount find it.
+    pub fn below_mount(&self) -> &Path {
+        &self.below_mount
+    }
+
+    /// Removes a cgroup of somebody who is gone, found by [`below_mount`](Self::below_mount).
+    pub fn remove_below_mount(below: &Path) -> Result<(), CgroupError> {
+        match mount_point() {
+            Ok((mount, _)) => Self::remove(&mount.join(below)),
+            // Whoever sees the hierarchy next will remove it.
+            Err(CgroupError::NotMounted) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Its directory.
@@ -106,7 +134,7 @@ impl Cgroup {
 
     /// Kills every process in a cgroup and below, and removes it. A cgroup that does not
     /// exist is removed already.
-    pub fn remove(path: &Path) -> Result<(), CgroupError> {
+    fn remove(path: &Path) -> Result<(), CgroupError> {
         // A process may fork while it is being killed, and a killed one takes a moment to go.
         let mut result = Ok(());
         for _ in 0..200 {
@@ -136,6 +164,33 @@ fn mount_point() -> Result<(PathBuf, PathBuf), CgroupError> {
     let path = Path::new("/proc/self/mountinfo");
     let mounts = fs::read_to_string(path).map_err(CgroupError::io("read", path))?;
     find_mount(&mounts).ok_or(CgroupError::NotMounted)
+}
+
+/// A mount of our own, for programs such as `ip netns exec` that show a /sys without cgroups.
+#[derive(Debug)]
+struct OwnMount(PathBuf);
+
+impl OwnMount {
+    fn make(point: &Path) -> Result<Self, CgroupError> {
+        fs::create_dir_all(point).map_err(CgroupError::io("make", point))?;
+        mount(
+            Some("none"),
+            point,
+            Some("cgroup2"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .map_err(|errno| CgroupError::io("mount cgroup2 at", point)(errno.into()))?;
+        Ok(Self(point.to_path_buf()))
+    }
+}
+
+impl Drop for OwnMount {
+    fn drop(&mut self) {
+        if let Err(errno) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            tracing::warn!("cannot unmount {}: {errno}", self.0.display());
+        }
+    }
 }
 
 /// Fields 5 and 4 of a mountinfo line are the mount point and its root; the type follows the

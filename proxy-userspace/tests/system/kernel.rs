@@ -17,7 +17,7 @@ use postern::{
     datapath::{Datapath, map_address},
     listen::{self, Inbound, Listeners},
     telemetry::Counters,
-    workload::{Cgroup, NetNs, Workload},
+    workload::{Cgroup, NetNs, PolicyId, Workload},
 };
 use proxy_common::maps::{
     CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, CREDENTIAL_USABLE, Credential, DESTINATION_FAIL_OPEN,
@@ -52,7 +52,10 @@ impl Rig {
             ..SandboxOptions::default()
         };
         let sandbox = Sandbox::new(&options)?;
-        let cgroup = Cgroup::create(&format!("postern-test-{}-{name}", std::process::id()))?;
+        let cgroup = Cgroup::create(
+            &format!("postern-test-{}-{name}", std::process::id()),
+            Path::new("/run/postern-test-cgroups"),
+        )?;
         let (mut datapath, flows) = Datapath::load(cgroup.levels(), grace_ns)?;
         let netns = NetNs::open(Path::new(&format!("/proc/{}/ns/net", sandbox.pid())))?;
         let listeners = Listeners::bind(&netns)?;
@@ -65,10 +68,8 @@ impl Rig {
         datapath.enrol(cgroup.id(), workload)?;
         datapath.attach(cgroup.directory())?;
         let counters = Arc::new(Counters::default());
-        let workload = Arc::new(Workload {
-            cgroup_id: cgroup.id(),
-            name: name.into(),
-        });
+        let workload = Workload::new(cgroup.id(), name.into(), PolicyId(POLICY));
+        let workload = Arc::new(workload);
         let (flows, counted) = (Arc::new(flows), Arc::clone(&counters));
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()

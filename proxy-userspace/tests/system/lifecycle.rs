@@ -301,3 +301,32 @@ fn a_strict_umask_does_not_hide_the_bundle_from_other_users() -> Result<()> {
     ensure!(text.contains("BEGIN CERTIFICATE"), "{text}");
     Ok(())
 }
+
+#[test]
+fn a_network_namespace_with_a_sys_of_its_own_is_no_obstacle() -> Result<()> {
+    let world = World::new(&["api.test"])?;
+    let site = world.site(
+        "api.test",
+        443,
+        testkit::SiteAuth::Bearer(support::TOKEN.into()),
+        testkit::Content::Json("{}".into()),
+    )?;
+    let _nginx = world.nginx(&[site])?;
+    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    // What `ip netns exec` does.
+    let script = "umount --lazy /sys && mount -t sysfs none /sys && exec \"$@\"";
+    let mut run = world.sandbox.command("unshare");
+    run.args([
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        env!("CARGO_BIN_EXE_postern"),
+    ])
+    .args(["run", "-f"])
+    .arg(&manifest)
+    .args(["--", "curl", "--silent", "--fail", "https://api.test/"]);
+    ensure!(stdout(&ok(run)?) == "{}");
+    Ok(())
+}

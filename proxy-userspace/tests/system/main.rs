@@ -9,5 +9,6 @@ mod hostile;
 mod kernel;
 mod lifecycle;
 mod load;
+mod pods;
 mod registry;
 mod support;

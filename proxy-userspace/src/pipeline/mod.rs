@@ -2,12 +2,15 @@
 //!
 //! authorize → access rules → hygiene → inject → upstream → response
 
+mod stop;
+mod verdict;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, CONNECTION, EXPECT, WWW_AUTHENTICATE},
     request::Parts,
     uri::{PathAndQuery, Scheme as UriScheme},
 };
@@ -16,17 +19,19 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use stop::Stop;
+use verdict::Verdict;
+
 use crate::{
     credential::{
         Plan,
-        oci::{Attempt, OciError, RegistryAuth, Rejection, Route, answer},
+        oci::{Attempt, RegistryAuth, Rejection, Route, answer},
     },
     fetch::Fetcher,
     gate::{self, Refusal, Site, Target},
     limits,
     proxy::Worker,
-    state::{ClientAuthorization, Protocol, Scheme},
-    telemetry::Counters,
+    state::{ClientAuthorization, Scheme},
     upstream::{self, Body, Endpoint, HttpVersion, UpstreamError},
     workload::Workload,
 };
@@ -319,98 +324,4 @@ fn rejected(target: &Target) -> Refusal {
             target.connector
         ),
     )
-}
-
-/// Why a request has no answer of the upstream.
-enum Stop {
-    Refusal(Refusal),
-    Upstream(UpstreamError),
-    Registry(OciError),
-}
-
-impl Stop {
-    fn into_response(self, caller: &Caller, target: Option<&Target>) -> Response<Body> {
-        let (status, reason) = match self {
-            Self::Registry(error) => {
-                tracing::warn!(workload = caller.workload.name, "{error}");
-                return answer::failure(&error).map(upstream::full);
-            }
-            Self::Refusal(refusal) => (refusal.status, refusal.reason),
-            Self::Upstream(error) => {
-                let status = match error.kind {
-                    upstream::ErrorKind::Silent => StatusCode::GATEWAY_TIMEOUT,
-                    _ => StatusCode::BAD_GATEWAY,
-                };
-                (status, error.to_string().into())
-            }
-        };
-        tracing::warn!(
-            workload = caller.workload.name,
-            connector = target.map(|target| target.connector.to_string()),
-            host = caller.site.host,
-            status = status.as_u16(),
-            "refused a request: {reason}"
-        );
-        let oci = target.is_some_and(|target| target.connector.protocol == Protocol::Oci);
-        if oci {
-            let code = answer::Code::for_status(status);
-            return answer::error(status, code, &reason).map(upstream::full);
-        }
-        let mut response =
-            Response::new(upstream::full(Bytes::from(format!("postern: {reason}\n"))));
-        *response.status_mut() = status;
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
-        response
-    }
-}
-
-impl From<Refusal> for Stop {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refusal(refusal)
-    }
-}
-
-impl From<UpstreamError> for Stop {
-    fn from(error: UpstreamError) -> Self {
-        Self::Upstream(error)
-    }
-}
-
-impl From<OciError> for Stop {
-    fn from(error: OciError) -> Self {
-        Self::Registry(error)
-    }
-}
-
-/// What became of a request.
-#[derive(Clone, Copy)]
-enum Verdict {
-    Injected,
-    Plain,
-    Answered,
-    Refused,
-}
-
-impl Verdict {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Injected => "injected",
-            Self::Plain => "plain",
-            Self::Answered => "answered",
-            Self::Refused => "refused",
-        }
-    }
-
-    fn count(self, counters: &Counters) {
-        let counter = match self {
-            Self::Injected => &counters.injected,
-            Self::Plain => &counters.plain,
-            Self::Answered => &counters.answered,
-            Self::Refused => &counters.refused,
-        };
-        Counters::add(counter, 1);
-    }
 }

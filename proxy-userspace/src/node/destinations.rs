@@ -1,0 +1,181 @@
+//! From Connectors to the addresses that the kernel redirects.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use proxy_common::maps::{
+    DESTINATION_FAIL_OPEN, Destination, DestinationKey, PORTS_PER_DESTINATION,
+};
+
+use crate::{
+    datapath::map_address,
+    state::{Connector, ConnectorId, FailurePolicy},
+    upstream::Resolver,
+    workload::PolicyId,
+};
+
+/// More ports of one address than the kernel's entry for it holds.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "Connectors use {ports} ports of {ip}, more than the {PORTS_PER_DESTINATION} that one \
+     address can have; give some of the services addresses of their own"
+)]
+pub struct TooManyPorts {
+    ip: IpAddr,
+    ports: usize,
+}
+
+/// What Connectors want of one address.
+#[derive(Debug, Default)]
+struct Wanted {
+    ports: BTreeSet<u16>,
+    connectors: BTreeSet<ConnectorId>,
+    closed: bool,
+}
+
+/// The entries for all policies, from the addresses that are known for each host.
+pub(super) fn entries(
+    policies: &BTreeMap<PolicyId, Vec<Arc<Connector>>>,
+    resolver: &Resolver,
+) -> Result<Vec<(DestinationKey, Destination)>, TooManyPorts> {
+    let mut all = Vec::new();
+    for (policy, connectors) in policies {
+        let mut wanted: BTreeMap<IpAddr, Wanted> = BTreeMap::new();
+        for connector in connectors {
+            for address in connector.addresses() {
+                for ip in resolver.known(&address.host) {
+                    let entry = wanted.entry(ip).or_default();
+                    entry.ports.insert(address.port);
+                    entry.connectors.insert(connector.id);
+                    entry.closed |= connector.failure_policy == FailurePolicy::Closed;
+                }
+            }
+        }
+        for (ip, wanted) in wanted {
+            all.push(entry(*policy, ip, &wanted)?);
+        }
+    }
+    Ok(all)
+}
+
+fn entry(
+    policy: PolicyId,
+    ip: IpAddr,
+    wanted: &Wanted,
+) -> Result<(DestinationKey, Destination), TooManyPorts> {
+    if wanted.ports.len() > PORTS_PER_DESTINATION {
+        return Err(TooManyPorts {
+            ip,
+            ports: wanted.ports.len(),
+        });
+    }
+    let mut ports = [0; PORTS_PER_DESTINATION];
+    for (place, port) in ports.iter_mut().zip(&wanted.ports) {
+        *place = *port;
+    }
+    let mut connectors = wanted.connectors.iter();
+    let connector = match (connectors.next(), connectors.next()) {
+        (Some(only), None) => only.0,
+        _ => 0,
+    };
+    let key = DestinationKey {
+        policy: policy.0,
+        addr: map_address(ip),
+    };
+    let value = Destination {
+        connector,
+        flags: if wanted.closed {
+            0
+        } else {
+            DESTINATION_FAIL_OPEN
+        },
+        ports,
+    };
+    Ok((key, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Address, ClientAuthorization, Protocol, Scheme};
+
+    fn connector(id: u32, host: &str, port: u16, failure_policy: FailurePolicy) -> Arc<Connector> {
+        Arc::new(Connector {
+            id: ConnectorId(id),
+            namespace: "default".into(),
+            name: format!("c{id}"),
+            class: "generic-basic".into(),
+            address: Address {
+                scheme: Scheme::Https,
+                host: host.into(),
+                port,
+                path: String::new(),
+            },
+            extensions: Vec::new(),
+            protocol: Protocol::Http,
+            credential: None,
+            client_authorization: ClientAuthorization::Replace,
+            failure_policy,
+            extra_roots: Vec::new(),
+        })
+    }
+
+    fn addr(ip: &str) -> [u8; 16] {
+        map_address(ip.parse().expect("an address"))
+    }
+
+    #[test]
+    fn connectors_at_one_address_share_an_entry() {
+        let connectors = vec![
+            connector(1, "192.0.2.1", 443, FailurePolicy::Open),
+            connector(2, "192.0.2.1", 5000, FailurePolicy::Closed),
+            connector(3, "2001:db8::1", 443, FailurePolicy::Open),
+        ];
+        let policies = BTreeMap::from([(PolicyId(7), connectors)]);
+        let entries = entries(&policies, &Resolver::default()).expect("entries");
+        let [(v4, shared), (v6, single)] = entries.as_slice() else {
+            panic!("{entries:?}");
+        };
+        assert_eq!((v4.policy, v4.addr), (7, addr("192.0.2.1")));
+        assert_eq!(shared.ports, [443, 5000, 0, 0]);
+        assert_eq!((shared.connector, shared.flags), (0, 0));
+        assert_eq!((v6.policy, v6.addr), (7, addr("2001:db8::1")));
+        assert_eq!((single.connector, single.flags), (3, DESTINATION_FAIL_OPEN));
+    }
+
+    #[test]
+    fn policies_have_entries_of_their_own() {
+        let policies = BTreeMap::from([
+            (
+                PolicyId(1),
+                vec![connector(1, "192.0.2.1", 443, FailurePolicy::Closed)],
+            ),
+            (
+                PolicyId(2),
+                vec![connector(2, "192.0.2.1", 5000, FailurePolicy::Closed)],
+            ),
+        ]);
+        let entries = entries(&policies, &Resolver::default()).expect("entries");
+        let found: Vec<_> = entries
+            .iter()
+            .map(|(key, value)| (key.policy, value.connector, value.ports[0]))
+            .collect();
+        assert_eq!(found, [(1, 1, 443), (2, 2, 5000)]);
+    }
+
+    #[test]
+    fn more_ports_than_an_entry_holds_are_an_error() {
+        let connectors = (5001..=5005)
+            .map(|port| connector(1, "192.0.2.1", port, FailurePolicy::Closed))
+            .collect();
+        let policies = BTreeMap::from([(PolicyId(1), connectors)]);
+        let error = entries(&policies, &Resolver::default()).expect_err("five ports");
+        assert!(
+            error.to_string().contains("5 ports of 192.0.2.1"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,77 @@
+//! What a client is answered when its request ends here.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+
+use super::Caller;
+use crate::{
+    credential::oci::{OciError, answer},
+    gate::{Refusal, Target},
+    state::Protocol,
+    upstream::{self, Body, UpstreamError},
+};
+
+/// Why a request has no answer of the upstream.
+pub(super) enum Stop {
+    Refusal(Refusal),
+    Upstream(UpstreamError),
+    Registry(OciError),
+}
+
+impl Stop {
+    /// The reason, for people and logs, in the form that the client expects.
+    pub(super) fn into_response(self, caller: &Caller, target: Option<&Target>) -> Response<Body> {
+        let (status, reason) = match self {
+            Self::Registry(error) => {
+                tracing::warn!(workload = caller.workload.name, "{error}");
+                return answer::failure(&error).map(upstream::full);
+            }
+            Self::Refusal(refusal) => (refusal.status, refusal.reason),
+            Self::Upstream(error) => {
+                let status = match error.kind {
+                    upstream::ErrorKind::Silent => StatusCode::GATEWAY_TIMEOUT,
+                    _ => StatusCode::BAD_GATEWAY,
+                };
+                (status, error.to_string().into())
+            }
+        };
+        tracing::warn!(
+            workload = caller.workload.name,
+            connector = target.map(|target| target.connector.to_string()),
+            host = caller.site.host,
+            status = status.as_u16(),
+            "refused a request: {reason}"
+        );
+        let oci = target.is_some_and(|target| target.connector.protocol == Protocol::Oci);
+        if oci {
+            let code = answer::Code::for_status(status);
+            return answer::error(status, code, &reason).map(upstream::full);
+        }
+        let mut response =
+            Response::new(upstream::full(Bytes::from(format!("postern: {reason}\n"))));
+        *response.status_mut() = status;
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        response
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(refusal)
+    }
+}
+
+impl From<UpstreamError> for Stop {
+    fn from(error: UpstreamError) -> Self {
+        Self::Upstream(error)
+    }
+}
+
+impl From<OciError> for Stop {
+    fn from(error: OciError) -> Self {
+        Self::Registry(error)
+    }
+}
