@@ -18,14 +18,23 @@ pub struct Node {
 }
 
 impl Node {
-    /// Adds a pod, or takes over its changes.
-    pub fn upsert(&mut self, pod: Pod) {
-        self.pods.insert(pod.uid.clone(), pod);
+    /// Adds a pod, or takes over its changes. Returns whether there are any.
+    pub fn upsert(&mut self, pod: Pod) -> bool {
+        let changed = self.pods.get(&pod.uid) != Some(&pod);
+        if changed {
+            self.pods.insert(pod.uid.clone(), pod);
+        }
+        changed
     }
 
-    /// Removes the pod of this uid.
-    pub fn remove(&mut self, uid: &str) {
-        self.pods.remove(uid);
+    /// Removes the pod of this uid. Returns whether there was one.
+    pub fn remove(&mut self, uid: &str) -> bool {
+        self.pods.remove(uid).is_some()
+    }
+
+    /// Whether the node has pods of a namespace.
+    pub fn has_pods_of(&self, namespace: &str) -> bool {
+        self.pods.values().any(|pod| pod.namespace == namespace)
     }
 
     /// Works out the node's state, and the reviews that it waits for.

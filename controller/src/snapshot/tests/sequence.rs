@@ -55,7 +55,9 @@ fn change(random: &mut Random, catalog: &mut Catalog, node: &mut Node, reviews: 
             let namespace = random.pick(&["team", "team", "other"]);
             node.upsert(pod(random.pick(&UIDS), namespace, random.pick(&ACCOUNTS)));
         }
-        6 => node.remove(random.pick(&UIDS)),
+        6 => {
+            node.remove(random.pick(&UIDS));
+        }
         _ => {
             let connector = (random.below(2) == 0).then_some(name);
             let review = review(random.pick(&ACCOUNTS), connector);
