@@ -199,7 +199,9 @@ fn schema_problem(path: String, message: &str, names: Names) -> (String, Problem
             }
             _ => path,
         };
-        let name = name.filter(|_| names == Names::Shown);
+        // A field of a Secret may be a value that slipped; one that is a known name in other
+        // letters is not.
+        let name = name.filter(|name| names == Names::Shown || is_misspelt(name, expected));
         return (
             path,
             Problem::UnknownField {
@@ -259,6 +261,13 @@ fn quoted(text: &str) -> Vec<String> {
 }
 
 /// serde's name of a type wanted, in the words of YAML.
+/// Whether a name is one of those that serde lists in backquotes, but for its case.
+fn is_misspelt(name: &str, expected: &str) -> bool {
+    expected
+        .split('`')
+        .any(|known| known.eq_ignore_ascii_case(name))
+}
+
 fn wanted(expected: &str) -> &str {
     match expected {
         "a map" => "a mapping",

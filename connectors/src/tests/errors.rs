@@ -442,7 +442,7 @@ fn a_broken_object_is_not_reported_missing_as_well() {
         connector("c", SOUND) + &secret("login", "type: kubernetes.io/basic-auth\nstringdata: {}");
     assert_eq!(
         fault(&text),
-        "Secret default/login: unknown field: leave it out, or correct it to one of apiVersion, \
+        "Secret default/login: unknown field `stringdata`: leave it out, or correct it to one of apiVersion, \
          kind, metadata, type, data, stringData, immutable"
     );
     let text = class("x", "{protocol: FTP}")

@@ -1,4 +1,8 @@
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -54,7 +58,13 @@ impl Check {
                     .map_err(|error| error.to_string())
             },
         ));
-        print!("{}", probe::render(&reports));
+        // Whoever does not read the table may still want the verdict.
+        match io::stdout().write_all(probe::render(&reports).as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                return Err(error).context("cannot write the table");
+            }
+            _ => {}
+        }
         Ok(if reports.iter().all(probe::Report::is_ready) {
             ExitCode::SUCCESS
         } else {

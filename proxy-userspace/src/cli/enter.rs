@@ -3,12 +3,18 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::standalone::{Bind, enter};
+use crate::standalone::{Bind, Plan, enter};
 
 /// The last step of `postern run`, between its fork and the command: enters the cgroup and a
 /// mount namespace of its own, and becomes the command.
 #[derive(Args)]
 pub(super) struct Enter {
+    /// Process id of Postern.
+    #[arg(long)]
+    parent: i32,
+    /// Soft limit of open files.
+    #[arg(long)]
+    open_files: u64,
     /// Directory of the cgroup to enter.
     #[arg(long)]
     cgroup: Option<PathBuf>,
@@ -21,7 +27,7 @@ pub(super) struct Enter {
 
 impl Enter {
     pub(super) fn execute(self) -> Result<ExitCode> {
-        let binds: Vec<Bind> = self
+        let binds = self
             .bind
             .chunks_exact(2)
             .map(|pair| Bind {
@@ -30,6 +36,12 @@ impl Enter {
             })
             .collect();
         let (program, arguments) = self.command.split_first().context("no command given")?;
-        enter(self.cgroup.as_deref(), &binds, program, arguments)
+        let plan = Plan {
+            parent: self.parent,
+            open_files: self.open_files,
+            cgroup: self.cgroup,
+            binds,
+        };
+        enter(&plan, program, arguments)
     }
 }

@@ -4,9 +4,15 @@ mod check;
 mod enter;
 mod run;
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{
+    fs::File,
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
+use nix::errno::Errno;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::state::{self, Loaded, Source};
@@ -50,7 +56,35 @@ impl Manifests {
             .iter()
             .map(|file| file.clone().into_os_string().into())
             .collect();
-        state::load(&sources)
+        let loaded = state::load(&sources);
+        for file in &self.files {
+            if let Err(errno) = let_go(file) {
+                tracing::warn!("cannot close {}: {errno}", file.display());
+            }
+        }
+        loaded
+    }
+}
+
+/// Manifests that came through a descriptor were for Postern: the command would inherit it,
+/// and could read the Secrets again.
+fn let_go(file: &Path) -> nix::Result<()> {
+    let descriptor = match file.to_str() {
+        Some("-" | "/dev/stdin" | "/proc/self/fd/0" | "/dev/fd/0") => Some(0),
+        Some(path) => path
+            .strip_prefix("/dev/fd/")
+            .or_else(|| path.strip_prefix("/proc/self/fd/"))
+            .and_then(|number| number.parse::<i32>().ok()),
+        None => None,
+    };
+    match descriptor {
+        Some(0) => {
+            let null = File::open("/dev/null").map_err(|_| Errno::ENOENT)?;
+            nix::unistd::dup2_stdin(null)
+        }
+        // Named by the caller, who has therefore opened it for Postern.
+        Some(number) if number > 2 => nix::unistd::close(number),
+        _ => Ok(()),
     }
 }
 

@@ -3,11 +3,11 @@
 use std::{fmt, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{HeaderValue, Uri};
+use http::{HeaderValue, Method, Uri};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use super::{is_presigned, oci::RegistryAuth};
+use super::{is_presigned, oci::RegistryAuth, paths};
 use crate::state::{Connector, Credential, Protocol};
 
 /// Adds a Connector's credential to requests.
@@ -47,13 +47,17 @@ impl Injector {
         Self { header, registry }
     }
 
-    /// What to add to a request for `uri`.
-    pub fn plan(&self, uri: &Uri) -> Plan<'_> {
+    /// What to add to a request.
+    pub fn plan(&self, method: &Method, uri: &Uri) -> Plan<'_> {
         if is_presigned(uri) {
             return Plan::Nothing;
         }
         match (&self.registry, &self.header) {
-            (Some(registry), _) if is_registry_api(uri.path()) => Plan::Registry(registry),
+            (Some(registry), _)
+                if is_registry_api(uri.path()) || registry.knows_session(method, uri) =>
+            {
+                Plan::Registry(registry)
+            }
             (_, Some(header)) => Plan::Header(header),
             _ => Plan::Nothing,
         }
@@ -73,10 +77,12 @@ impl fmt::Debug for Injector {
 
 /// Paths whose authentication the registry's challenges decide. Everything else on its host,
 /// such as a management API, takes the credential itself.
+///
+/// Paths with dot segments may mean the API to the registry, so they are not given the
+/// credential itself.
 fn is_registry_api(path: &str) -> bool {
-    // Encoded or dotted paths may mean the API to the registry; they are not given the
-    // credential itself.
-    path == "/v2" || path.starts_with("/v2/") || path.contains('%') || path.contains("/.")
+    let normal = paths::normal(path);
+    normal == "/v2" || normal.starts_with("/v2/") || paths::has_dot_segment(path)
 }
 
 /// RFC 7617 section 2, RFC 6750 section 2.1.
@@ -123,6 +129,7 @@ mod tests {
     #[test]
     fn a_management_api_is_told_from_the_registry_api() {
         for path in [
+            "//v2/",
             "/v2",
             "/v2/",
             "/v2/a/tags/list",
@@ -132,7 +139,14 @@ mod tests {
         ] {
             assert!(is_registry_api(path), "{path}");
         }
-        for path in ["/", "/api/v2.0/projects", "/v2x", "/service/token"] {
+        for path in [
+            "/",
+            "/api/v2.0/projects",
+            "/api/v2.0/projects/library/repositories/team%252Fapp",
+            "/.well-known/x",
+            "/v2x",
+            "/service/token",
+        ] {
             assert!(!is_registry_api(path), "{path}");
         }
     }

@@ -2,6 +2,7 @@
 
 mod inject;
 pub mod oci;
+pub(crate) mod paths;
 mod presigned;
 
 pub use inject::{Injector, Plan};

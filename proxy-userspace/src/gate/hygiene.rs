@@ -11,6 +11,7 @@ use http::{
 };
 
 use super::{Refusal, Site};
+use crate::credential::paths::has_dot_segment;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -102,15 +103,6 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a path has a segment `.` or `..`, percent-encoded or not (RFC 3986, section 3.3).
-fn has_dot_segment(path: &str) -> bool {
-    let path = path.to_ascii_lowercase().replace("%2e", ".");
-    path.replace("%2f", "/")
-        .replace(['\\', ';'], "/")
-        .split('/')
-        .any(|segment| segment == "." || segment == "..")
-}
-
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
@@ -137,23 +129,5 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-length", "te", "trailer", "x-end"]);
-    }
-
-    #[test]
-    fn dot_segments_are_seen_through_encodings() {
-        for path in [
-            "/a/../b",
-            "/a/%2e%2E/b",
-            "/a/.%2e",
-            "/a%2f..%2fb",
-            "/a/./b",
-            "/a\\..\\b",
-            "/a/..;x/b",
-        ] {
-            assert!(has_dot_segment(path), "{path}");
-        }
-        for path in ["/", "/a/b", "/a..b/c", "/...", "/.well-known"] {
-            assert!(!has_dot_segment(path), "{path}");
-        }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{AUTHORIZATION, CONNECTION, EXPECT, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, WWW_AUTHENTICATE},
     request::Parts,
     uri::{PathAndQuery, Scheme as UriScheme},
 };
@@ -113,9 +113,12 @@ async fn forward(
         let response = exchange(caller, &site.unclaimed, head, body).await?;
         return Ok((finish(response), Verdict::Plain));
     };
+    if let Some(answer) = placeholder_token(caller, target, &head).await {
+        return Ok((answer, Verdict::Answered));
+    }
     let plan = match client_authorization(target, &mut head)? {
         Own::Kept => Plan::Nothing,
-        Own::Absent => target.injector.plan(&head.uri),
+        Own::Absent => target.injector.plan(&head.method, &head.uri),
     };
     match plan {
         Plan::Nothing => {
@@ -123,9 +126,6 @@ async fn forward(
             Ok((finish(response), Verdict::Plain))
         }
         Plan::Header(value) => {
-            if let Some(answer) = placeholder_token(caller, target, &head).await {
-                return Ok((answer, Verdict::Answered));
-            }
             head.headers.insert(AUTHORIZATION, value.clone());
             let response = exchange(caller, &target.endpoint, head, body).await?;
             if response.status() == StatusCode::UNAUTHORIZED {
@@ -197,6 +197,10 @@ async fn placeholder_token(
     head: &Parts,
 ) -> Option<Response<Body>> {
     let registry = target.injector.registry()?;
+    // Nobody asks for a token without naming what it is for.
+    if !matches!(head.method, Method::GET | Method::POST) || !may_ask_for_token(head) {
+        return None;
+    }
     // Whether the path is the token service's is only known once the registry was asked.
     if registry.realm().is_none() {
         let _ = registry
@@ -206,6 +210,16 @@ async fn placeholder_token(
     registry
         .is_realm(&head.uri)
         .then(|| answer::placeholder_token().map(upstream::full))
+}
+
+/// A token request names its service or scope in the query, or posts a form.
+fn may_ask_for_token(head: &Parts) -> bool {
+    let query = head.uri.query().unwrap_or_default();
+    let form = head.headers.get(CONTENT_TYPE).is_some_and(|kind| {
+        kind.as_bytes()
+            .starts_with(b"application/x-www-form-urlencoded")
+    });
+    form || query.contains("service=") || query.contains("scope=")
 }
 
 /// Sends a request and takes the answer as it is.

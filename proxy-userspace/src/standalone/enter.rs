@@ -6,15 +6,20 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     os::unix::process::CommandExt,
-    path::Path,
+    path::PathBuf,
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    sys::{prctl::set_pdeathsig, signal::Signal},
+    sys::{
+        prctl::set_pdeathsig,
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{SigSet, Signal},
+    },
+    unistd::{Pid, getppid},
 };
 
 use super::Bind;
@@ -22,16 +27,39 @@ use super::Bind;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
+/// What is to be done before the command.
+#[derive(Debug)]
+pub struct Plan {
+    /// Process id of Postern.
+    pub parent: i32,
+    /// Soft limit of open files.
+    pub open_files: u64,
+    /// Directory of the cgroup to enter.
+    pub cgroup: Option<PathBuf>,
+    /// Files to cover.
+    pub binds: Vec<Bind>,
+}
+
 /// Enters the cgroup, covers the files, and becomes the command. Returns only when that
 /// fails.
-pub fn enter(
-    cgroup: Option<&Path>,
-    binds: &[Bind],
-    program: &OsStr,
-    arguments: &[OsString],
-) -> Result<ExitCode> {
+pub fn enter(plan: &Plan, program: &OsStr, arguments: &[OsString]) -> Result<ExitCode> {
+    let Plan {
+        parent,
+        open_files,
+        cgroup,
+        binds,
+    } = plan;
     // Should Postern be killed, nothing is left that would serve the command.
     set_pdeathsig(Signal::SIGKILL).context("cannot tie the command's life to Postern's")?;
+    if getppid() != Pid::from_raw(*parent) {
+        bail!("Postern ended before the command could start");
+    }
+    SigSet::empty()
+        .thread_set_mask()
+        .context("cannot let signals through")?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read a limit")?;
+    setrlimit(Resource::RLIMIT_NOFILE, (*open_files).min(hard), hard)
+        .context("cannot restore the limit of open files")?;
     if let Some(cgroup) = cgroup {
         let procs = cgroup.join("cgroup.procs");
         fs::write(&procs, "0").with_context(|| format!("cannot enter {}", cgroup.display()))?;

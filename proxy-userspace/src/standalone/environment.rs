@@ -22,7 +22,12 @@ pub(super) fn for_transparent(connectors: &[Arc<Connector>]) -> Variables {
     if PROXIES.iter().all(|name| env::var_os(name).is_none()) {
         return Vec::new();
     }
-    except(|entries| entries.extend(hosts(connectors).map(str::to_owned)))
+    except(|entries| {
+        // "*" covers them, and only alone.
+        if entries.iter().all(|entry| entry != "*") {
+            entries.extend(hosts(connectors).map(str::to_owned));
+        }
+    })
 }
 
 /// With Postern as the proxy, exceptions would take Connector hosts away from it.
@@ -43,12 +48,17 @@ fn hosts(connectors: &[Arc<Connector>]) -> impl Iterator<Item = &str> {
         .map(|address| address.host.as_str())
 }
 
+/// Both spellings, each from its own value or, when it is unset, from the other's: which of
+/// them counts is every program's own choice.
 fn except(change: impl Fn(&mut Vec<String>)) -> Variables {
+    let values = EXCEPTIONS.map(|name| env::var(name).ok());
+    let either = values.iter().flatten().next().cloned().unwrap_or_default();
     EXCEPTIONS
         .iter()
-        .map(|name| {
-            let value = env::var(name).unwrap_or_default();
+        .zip(values)
+        .map(|(name, value)| {
             let mut entries: Vec<String> = value
+                .unwrap_or_else(|| either.clone())
                 .split(',')
                 .map(|entry| entry.trim().to_owned())
                 .filter(|entry| !entry.is_empty())

@@ -5,9 +5,10 @@ mod child;
 mod enter;
 mod environment;
 mod rundir;
+mod signals;
 
 pub use bundle::Bind;
-pub use enter::enter;
+pub use enter::{Plan, enter};
 
 use std::{collections::BTreeMap, ffi::OsString, process::ExitCode, sync::Arc};
 
@@ -35,6 +36,7 @@ use crate::{
 use bundle::Trust;
 use child::Child;
 use rundir::RunDir;
+use signals::Signals;
 
 /// The one policy of a run.
 const POLICY: PolicyId = PolicyId(1);
@@ -80,25 +82,22 @@ pub fn run(options: Options) -> Result<ExitCode> {
 }
 
 async fn start(options: Options) -> Result<ExitCode> {
+    // Before anything is set up: from here on a signal ends Postern only by way of its
+    // clean-up.
+    let signals = Signals::listen()?;
+    let open_files = child::raise_open_files()?;
     let rundir = RunDir::create()?;
     let proxy = Arc::new(proxy(&options.connectors)?);
-    let name = options.command.first().cloned().unwrap_or_default();
-    let name = name.to_string_lossy().into_owned();
-    let trust = Trust::prepare(proxy.interceptor.root_pem(), rundir.path())?;
+    let run = Run {
+        trust: Trust::prepare(proxy.interceptor.root_pem(), rundir.path())?,
+        proxy: Arc::clone(&proxy),
+        signals,
+        open_files,
+        options: &options,
+    };
     let code = match options.mode {
-        Mode::Transparent => {
-            transparent(
-                &options.connectors,
-                &proxy,
-                &rundir,
-                trust,
-                name,
-                &options.command,
-                options.stats,
-            )
-            .await
-        }
-        Mode::Forward => forward(&options.connectors, &proxy, trust, name, &options.command).await,
+        Mode::Transparent => run.transparent(&rundir).await,
+        Mode::Forward => run.forward().await,
     };
     if options.stats {
         eprintln!("postern: {}", proxy.counters);
@@ -120,46 +119,114 @@ fn proxy(connectors: &[Arc<Connector>]) -> Result<Proxy> {
     })
 }
 
-async fn transparent(
-    connectors: &[Arc<Connector>],
-    proxy: &Arc<Proxy>,
-    rundir: &RunDir,
+/// One run, prepared as far as both modes have in common.
+struct Run<'a> {
+    options: &'a Options,
+    proxy: Arc<Proxy>,
     trust: Trust,
-    name: String,
-    command: &[OsString],
-    stats: bool,
-) -> Result<ExitCode> {
-    let cgroup = Cgroup::create(&rundir.cgroup_name(), &rundir.spare_mount())
-        .context("cannot set up redirection (--mode forward does without)")?;
-    rundir.remember_cgroup(&cgroup)?;
-    let mut node = Node::start(Arc::clone(proxy), cgroup.levels())?;
-    let grants = BTreeMap::from([(POLICY, connectors.to_vec())]);
-    node.set_policies(grants, &Roots::system())?;
-    node.resolve().await?;
-    let workload = Workload::new(cgroup.id(), name, POLICY);
-    node.enrol(workload, &NetNs::own())?;
-    node.attach(cgroup.directory())?;
+    signals: Signals,
+    /// The limit of open files that the command gets.
+    open_files: u64,
+}
 
-    let mut variables = trust.variables;
-    variables.extend(environment::for_transparent(connectors));
-    let mut child = Child::spawn(command, Some(cgroup.path()), &trust.overlays, &variables)?;
-    let code = tokio::select! {
-        code = child.wait() => code,
-        error = node.keep_up() => Err(error.into()),
-    };
-    // What the command leaves running ends with it; what its connections ended with is still
-    // to be counted and told.
-    cgroup.kill();
-    if code.is_ok() {
+impl Run<'_> {
+    async fn transparent(mut self, rundir: &RunDir) -> Result<ExitCode> {
+        let connectors = &self.options.connectors;
+        let cgroup = Cgroup::create(&rundir.cgroup_name(), &rundir.spare_mount())
+            .context("cannot set up redirection (--mode forward does without)")?;
+        rundir.remember_cgroup(&cgroup)?;
+        let mut node = Node::start(Arc::clone(&self.proxy), cgroup.levels())?;
+        let grants = BTreeMap::from([(POLICY, connectors.clone())]);
+        node.set_policies(grants, &Roots::system())?;
         tokio::select! {
-            () = farewell(&proxy.counters) => {}
-            _ = node.keep_up() => {}
+            resolved = node.resolve() => resolved?,
+            signal = self.signals.next() => return Ok(child::signalled(signal?)),
+        }
+        let workload = Workload::new(cgroup.id(), self.command_name(), POLICY);
+        node.enrol(workload, &NetNs::own())?;
+        node.attach(cgroup.directory())?;
+
+        let mut variables = std::mem::take(&mut self.trust.variables);
+        variables.extend(environment::for_transparent(connectors));
+        let mut child = Child::spawn(
+            &self.options.command,
+            Some(cgroup.path()),
+            &self.trust.overlays,
+            &variables,
+            self.open_files,
+        )?;
+        let code = tokio::select! {
+            code = child.wait(&mut self.signals) => code,
+            error = node.keep_up() => Err(error.into()),
+        };
+        // What the command leaves running ends with it; what its connections ended with is
+        // still to be counted and told.
+        cgroup.kill();
+        if code.is_ok() {
+            tokio::select! {
+                () = farewell(&self.proxy.counters) => {}
+                _ = node.keep_up() => {}
+            }
+        }
+        if self.options.stats
+            && let Ok(stats) = node.stats()
+        {
+            eprintln!("postern: kernel: {stats}");
+        }
+        code
+    }
+
+    async fn forward(mut self) -> Result<ExitCode> {
+        let connectors = &self.options.connectors;
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .context("cannot listen on 127.0.0.1")?;
+        let port = listener.local_addr()?.port();
+        let mut random = [0; 24];
+        rustls::crypto::aws_lc_rs::default_provider()
+            .secure_random
+            .fill(&mut random)
+            .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
+        let password: SecretString = BASE64_URL_SAFE_NO_PAD.encode(random).into();
+        let mut variables = std::mem::take(&mut self.trust.copies);
+        variables.extend(environment::for_forward(connectors));
+        let url = format!(
+            "http://postern:{}@127.0.0.1:{port}",
+            password.expose_secret()
+        );
+        for variable in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
+            variables.push((variable.into(), url.clone().into()));
+        }
+        let roots = Roots::system();
+        let prepared = connectors
+            .iter()
+            .map(|connector| Prepared::new(connector, &roots))
+            .collect::<Result<_, _>>()?;
+        let policies = Policies::new([(POLICY, prepared)]);
+        self.proxy.policies.store(Arc::new(policies));
+        let workload = Arc::new(Workload::new(0, self.command_name(), POLICY));
+        let server = Arc::new(ForwardProxy::new(
+            Worker::new(Arc::clone(&self.proxy)),
+            workload,
+            &password,
+        ));
+        let command = &self.options.command;
+        let mut child = Child::spawn(command, None, &[], &variables, self.open_files)?;
+        tokio::select! {
+            code = child.wait(&mut self.signals) => code,
+            result = server.serve(listener) => {
+                result.context("the forward proxy failed")?;
+                bail!("the forward proxy ended")
+            }
         }
     }
-    if stats && let Ok(stats) = node.stats() {
-        eprintln!("postern: kernel: {stats}");
+
+    /// How messages call the command.
+    fn command_name(&self) -> String {
+        let name = self.options.command.first();
+        name.map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
     }
-    code
 }
 
 /// Waits for the end of all connections, within bounds.
@@ -172,53 +239,4 @@ async fn farewell(counters: &Counters) {
         }
     };
     let _ = timeout(limits::FAREWELL, quiet).await;
-}
-
-async fn forward(
-    connectors: &[Arc<Connector>],
-    proxy: &Arc<Proxy>,
-    trust: Trust,
-    name: String,
-    command: &[OsString],
-) -> Result<ExitCode> {
-    let listener = TcpListener::bind(("127.0.0.1", 0))
-        .await
-        .context("cannot listen on 127.0.0.1")?;
-    let port = listener.local_addr()?.port();
-    let mut random = [0; 24];
-    rustls::crypto::aws_lc_rs::default_provider()
-        .secure_random
-        .fill(&mut random)
-        .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
-    let password: SecretString = BASE64_URL_SAFE_NO_PAD.encode(random).into();
-    let mut variables = trust.copies;
-    variables.extend(environment::for_forward(connectors));
-    let url = format!(
-        "http://postern:{}@127.0.0.1:{port}",
-        password.expose_secret()
-    );
-    for variable in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
-        variables.push((variable.into(), url.clone().into()));
-    }
-    let roots = Roots::system();
-    let prepared = connectors
-        .iter()
-        .map(|connector| Prepared::new(connector, &roots))
-        .collect::<Result<_, _>>()?;
-    let policies = Policies::new([(POLICY, prepared)]);
-    proxy.policies.store(Arc::new(policies));
-    let workload = Arc::new(Workload::new(0, name, POLICY));
-    let server = Arc::new(ForwardProxy::new(
-        Worker::new(Arc::clone(proxy)),
-        workload,
-        &password,
-    ));
-    let mut child = Child::spawn(command, None, &[], &variables)?;
-    tokio::select! {
-        code = child.wait() => code,
-        result = server.serve(listener) => {
-            result.context("the forward proxy failed")?;
-            bail!("the forward proxy ended")
-        }
-    }
 }

@@ -78,14 +78,14 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
+        // A run that starts meanwhile would take the directory for a dead one's.
+        let base = base();
+        let turn = take_turn(&base);
         if let Err(error) = remove_run(&self.path, &self.name) {
             tracing::warn!("cannot clean up: {error:#}");
         }
-        // The last one turns off the light; others may be there, or come.
-        let base = base();
-        if let Ok(directory) = File::open(&base)
-            && let Ok(_turn) = Flock::lock(directory, FlockArg::LockExclusiveNonblock)
-        {
+        // The last one turns off the light; others may be there.
+        if turn.is_ok() {
             let _ = fs::remove_dir(&base);
         }
     }
@@ -99,7 +99,10 @@ fn base() -> PathBuf {
     }
     std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
-        .filter(|dir| dir.is_absolute())
+        // It may be left from another user's session.
+        .filter(|dir| {
+            fs::metadata(dir).is_ok_and(|found| found.is_dir() && found.uid() == uid.as_raw())
+        })
         .map_or_else(
             || std::env::temp_dir().join(format!("postern-{uid}")),
             |dir| dir.join("postern"),

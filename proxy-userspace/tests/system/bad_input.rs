@@ -135,3 +135,21 @@ fn without_the_rights_for_ebpf_nothing_is_attached() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn manifests_from_a_descriptor_are_not_the_commands_to_read() -> Result<()> {
+    let world = World::new(&["api.test"])?;
+    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    for (file, redirection) in [("-", "<"), ("/dev/fd/7", "7<"), ("/dev/stdin", "<")] {
+        let script = format!(
+            "exec \"$0\" run -f {file} -- perl -e 'for my $fd (0..20) {{ if (open(my $f, \"<&=\", $fd)) \
+             {{ seek($f, 0, 0); print grep {{ /Secret/ }} <$f> }} }} print \"done\"' {redirection} {}",
+            manifest.display()
+        );
+        let mut run = world.sandbox.command("sh");
+        run.args(["-c", &script, env!("CARGO_BIN_EXE_postern")]);
+        let output = output(run)?;
+        ensure!(stdout(&output) == "done", "{file}: {output:?}");
+    }
+    Ok(())
+}

@@ -343,6 +343,48 @@ fn dropping_the_datapath_detaches_everything() -> Result<()> {
 }
 
 #[test]
+fn when_one_program_cannot_be_attached_none_is() -> Result<()> {
+    /// Programs that the kernel attaches to one hook of a cgroup (`BPF_CGROUP_MAX_PROGS`).
+    const FULL: usize = 64;
+    let name = format!("postern-test-{}-full", std::process::id());
+    let cgroup = Cgroup::create(&name, Path::new("/run/postern-test-cgroups"))?;
+    // The last hook of all is taken by others; the ones before it are free.
+    let others = (0..FULL)
+        .map(|_| Datapath::load(cgroup.levels(), GRACE_NS))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut show = Command::new("bpftool");
+    show.args(["--json", "prog", "show", "name", "getpeername6"]);
+    let programs: serde_json::Value = serde_json::from_str(&stdout(&output(show)?))?;
+    let ours = own_ids("prog_id:")?;
+    let ids = programs.as_array().into_iter().flatten();
+    let ids = ids.filter_map(|program| program["id"].as_u64());
+    for id in ids.filter(|id| ours.contains(id)).take(FULL) {
+        let mut attach = Command::new("bpftool");
+        attach.args(["cgroup", "attach"]).arg(cgroup.path());
+        attach.args(["getpeername6", "id", &id.to_string(), "multi"]);
+        testkit::run_ok(attach)?;
+    }
+
+    let (mut datapath, _) = Datapath::load(cgroup.levels(), GRACE_NS)?;
+    let error = datapath.attach(cgroup.directory());
+    let error = error.err().context("it was attached")?.to_string();
+    let running = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    ensure!(
+        error.contains("getpeername6") && error.contains(running.trim()) && error.contains("5.8"),
+        "{error}"
+    );
+    let mut list = Command::new("bpftool");
+    list.args(["--json", "cgroup", "list"]).arg(cgroup.path());
+    let attached = stdout(&output(list)?);
+    ensure!(
+        !attached.contains("connect") && !attached.contains("sock_ops"),
+        "{attached}"
+    );
+    drop(others);
+    Ok(())
+}
+
+#[test]
 fn bpftool_shows_named_fields() -> Result<()> {
     let mut rig = Rig::new("bpftool")?;
     rig.redirect(&["198.51.100.7"], 0)?;
@@ -372,7 +414,7 @@ fn dump(map: &str) -> Result<String> {
     let mut show = Command::new("bpftool");
     show.args(["--json", "map", "show"]);
     let maps: serde_json::Value = serde_json::from_str(&stdout(&output(show)?))?;
-    let ours = own_map_ids()?;
+    let ours = own_ids("map_id:")?;
     let id = maps
         .as_array()
         .into_iter()
@@ -386,13 +428,14 @@ fn dump(map: &str) -> Result<String> {
     Ok(stdout(&output(dump)?))
 }
 
-/// Maps that this process has open. Other tests come and go meanwhile.
-fn own_map_ids() -> Result<Vec<u64>> {
+/// Maps or programs that this process has open, by the field of fdinfo. Other tests come and
+/// go meanwhile.
+fn own_ids(field: &str) -> Result<Vec<u64>> {
     let texts = fs::read_dir("/proc/self/fdinfo")?
         .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
     Ok(texts
         .filter_map(|text| {
-            let line = text.lines().find(|line| line.starts_with("map_id:"))?;
+            let line = text.lines().find(|line| line.starts_with(field))?;
             line.split_whitespace().nth(1)?.parse().ok()
         })
         .collect())

@@ -330,3 +330,87 @@ fn a_network_namespace_with_a_sys_of_its_own_is_no_obstacle() -> Result<()> {
     ensure!(stdout(&ok(run)?) == "{}");
     Ok(())
 }
+
+#[test]
+fn a_signal_at_any_moment_of_the_start_leaves_nothing() -> Result<()> {
+    let (world, manifest) = world()?;
+    for milliseconds in (0..400).step_by(20) {
+        let mut run = world.run(&manifest, &["sleep", "1000"]);
+        let mut child = run.stdin(Stdio::null()).spawn()?;
+        let pid = child.id();
+        thread::sleep(Duration::from_millis(milliseconds));
+        signal(&child, Signal::SIGTERM)?;
+        let status = child.wait()?;
+        ensure!(!status.success(), "{milliseconds} ms: {status}");
+        ensure!(
+            !run_dir(pid).exists(),
+            "{milliseconds} ms: {} is left",
+            run_dir(pid).display()
+        );
+        let cgroup = cgroup_dir(&format!("0::/postern-run-{pid}"))?;
+        ensure!(
+            !cgroup.exists(),
+            "{milliseconds} ms: {} is left",
+            cgroup.display()
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_exit_code_survives_a_parent_that_ignores_its_children() -> Result<()> {
+    let (world, manifest) = world()?;
+    let mut run = world.sandbox.command("perl");
+    run.args([
+        "-e",
+        "$SIG{CHLD} = 'IGNORE'; exec @ARGV",
+        env!("CARGO_BIN_EXE_postern"),
+    ])
+    .args(["run", "-f"])
+    .arg(&manifest)
+    .args(["--", "sh", "-c", "exit 7"]);
+    ensure!(output(run)?.status.code() == Some(7));
+    Ok(())
+}
+
+#[test]
+fn a_signal_that_no_terminal_sent_arrives_on_a_terminal_as_well() -> Result<()> {
+    let (world, manifest) = world()?;
+    // script(1) gives it a terminal, in whose foreground it is.
+    let inner = format!(
+        "{} run -f {} -- sh -c 'trap \"exit 9\" INT; kill -INT $PPID; while :; do sleep 0.05; done'",
+        env!("CARGO_BIN_EXE_postern"),
+        manifest.display()
+    );
+    let mut run = world.sandbox.command("script");
+    run.args(["--quiet", "--return", "--command", &inner, "/dev/null"]);
+    let status = output(run)?.status;
+    ensure!(status.code() == Some(9), "{status}");
+    Ok(())
+}
+
+#[test]
+fn the_limit_of_open_files_is_the_commands_own() -> Result<()> {
+    let (world, manifest) = world()?;
+    let mut run = world.sandbox.command("sh");
+    run.args([
+        "-c",
+        "ulimit -Sn 1024; exec \"$@\"",
+        "sh",
+        env!("CARGO_BIN_EXE_postern"),
+    ])
+    .args(["run", "-f"])
+    .arg(&manifest)
+    .args([
+        "--",
+        "sh",
+        "-c",
+        "ulimit -Sn; grep -i 'open files' /proc/$PPID/limits",
+    ]);
+    let text = stdout(&ok(run)?);
+    let mut words = text.split_whitespace();
+    ensure!(words.next() == Some("1024"), "{text}");
+    let soft = words.nth(3).context("no limit")?;
+    ensure!(soft != "1024", "Postern itself has no more: {text}");
+    Ok(())
+}

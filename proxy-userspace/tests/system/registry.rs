@@ -304,3 +304,44 @@ fn hosts_at_other_addresses_do_not_even_pass_postern() -> Result<()> {
     ensure!(counter(&output, "accepted")? == 0);
     Ok(())
 }
+
+#[test]
+fn a_token_service_on_the_registrys_host_gives_clients_nothing_of_worth() -> Result<()> {
+    let world = World::new(&[REGISTRY])?;
+    let tokens = TokenServer::start(
+        Some(&world.sandbox),
+        &TokenOptions {
+            address: Some(at(5001)?),
+            tls: Some(world.certificate(&[REGISTRY])?),
+            ..TokenOptions::new(USER, PASSWORD)
+        },
+    )?;
+    let _registry = Registry::start(
+        Some(&world.sandbox),
+        &RegistryOptions {
+            address: Some(at(5000)?),
+            tls: Some(world.certificate(&[REGISTRY])?),
+            auth: tokens.registry_auth("registry.test:5001"),
+        },
+    )?;
+    let manifest = world.manifest(&support::oci("registry", "https://registry.test:5000"))?;
+    push_and_pull(&world, &manifest, "docker://registry.test:5000/team/app:1")?;
+    // Asked without Postern's help, the service knows nobody.
+    let url = "https://registry.test:5001/token?service=registry&scope=repository:team/app:pull";
+    let ca = world.pki.ca();
+    let ca = ca.to_str().context("a path that is no text")?;
+    let run = world.run(
+        &manifest,
+        &[
+            "curl",
+            "--silent",
+            "--cacert",
+            ca,
+            "-w",
+            "%{http_code}",
+            url,
+        ],
+    );
+    ensure!(stdout(&ok(run)?).ends_with("401"));
+    Ok(())
+}

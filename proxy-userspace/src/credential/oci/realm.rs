@@ -30,8 +30,9 @@ pub enum RealmError {
 
 /// The token service's address, when `realm` is one that `registry` may name.
 ///
-/// A realm on the registry's own host and port is allowed whatever its address is, which an
-/// in-cluster registry needs. Names are not resolved here.
+/// A realm on the registry's own host is allowed whatever its address is, which registries
+/// inside a cluster or a private network need; their token service often has another port.
+/// Names are not resolved here.
 pub fn verify(realm: &str, registry: &Address) -> Result<Url, RealmError> {
     let mut url = Url::parse(realm).map_err(|_| RealmError::NotAUrl)?;
     match url.scheme() {
@@ -43,7 +44,7 @@ pub fn verify(realm: &str, registry: &Address) -> Result<Url, RealmError> {
         return Err(RealmError::UserInfo);
     }
     let host = url.host().ok_or(RealmError::NotAUrl)?;
-    if !is_same_host(&url, registry) && is_private(&host) {
+    if !is_named(&host, registry) && is_private(&host) {
         return Err(RealmError::PrivateAddress);
     }
     url.set_fragment(None);
@@ -53,13 +54,15 @@ pub fn verify(realm: &str, registry: &Address) -> Result<Url, RealmError> {
 /// Whether `url` names the registry's own host and port.
 pub(super) fn is_same_host(url: &Url, registry: &Address) -> bool {
     let same_port = url.port_or_known_default() == Some(registry.port);
-    same_port
-        && match url.host() {
-            Some(Host::Domain(name)) => name.eq_ignore_ascii_case(&registry.host),
-            Some(Host::Ipv4(ip)) => registry.host.parse() == Ok(IpAddr::V4(ip)),
-            Some(Host::Ipv6(ip)) => registry.host.parse() == Ok(IpAddr::V6(ip)),
-            None => false,
-        }
+    same_port && url.host().is_some_and(|host| is_named(&host, registry))
+}
+
+fn is_named(host: &Host<&str>, registry: &Address) -> bool {
+    match host {
+        Host::Domain(name) => name.eq_ignore_ascii_case(&registry.host),
+        Host::Ipv4(ip) => registry.host.parse() == Ok(IpAddr::V4(*ip)),
+        Host::Ipv6(ip) => registry.host.parse() == Ok(IpAddr::V6(*ip)),
+    }
 }
 
 /// `Url` has normalised every notation of an IPv4 address (`0x7f.1`, `2130706433`) already.
@@ -210,7 +213,7 @@ mod tests {
             // names that are loopback by definition
             (HTTPS, "https://localhost/token", Err(PrivateAddress)),
             (HTTPS, "https://a.localhost./token", Err(PrivateAddress)),
-            // the registry's own host and port, wherever it is
+            // the registry's own host, wherever it is
             (
                 "https://10.0.0.5:8443",
                 "https://10.0.0.5:8443/service/token",
@@ -219,7 +222,7 @@ mod tests {
             (
                 "https://10.0.0.5:8443",
                 "https://10.0.0.5/service/token",
-                Err(PrivateAddress),
+                Ok(()),
             ),
             (
                 "https://10.0.0.5:8443",
@@ -235,7 +238,7 @@ mod tests {
             (
                 "http://localhost:5000",
                 "http://localhost:5001/token",
-                Err(PrivateAddress),
+                Ok(()),
             ),
             ("http://[::1]:5000", "http://[::1]:5000/token", Ok(())),
         ];

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use secrecy::ExposeSecret;
 use url::Url;
 
@@ -18,7 +18,7 @@ use super::realm;
 use super::route::Route;
 use super::token::{self, TokenRequest};
 use super::uploads::Uploads;
-use crate::credential::is_presigned;
+use crate::credential::{is_presigned, paths};
 use crate::state::{Connector, Credential};
 
 /// Authenticates the requests of one Connector, whose credential it is bound to: a Connector
@@ -117,7 +117,12 @@ impl RegistryAuth {
                     && realm.port_or_known_default() == Some(port)
             }
         };
-        same_host && uri.path() == realm.path()
+        same_host && paths::normal(uri.path()) == paths::normal(realm.path())
+    }
+
+    /// Whether a path outside of the API is an upload session that the registry has opened.
+    pub fn knows_session(&self, method: &Method, uri: &Uri) -> bool {
+        self.uploads.find(method, uri).is_some()
     }
 
     /// The token service that the registry is known to name.
