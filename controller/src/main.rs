@@ -1,7 +1,8 @@
 //! `postern-controller`: the cluster side of Postern.
 //!
-//! It has its command line so far, and says so when it is started: reconciling Connectors and
-//! distributing credentials to nodes is not built yet. `postern run` does not need it.
+//! It has its command line so far, and says so when it is started: what it decides is in the
+//! library of this crate, but it does not watch a cluster yet. `postern run` does not need
+//! it.
 
 use std::process::ExitCode;
 

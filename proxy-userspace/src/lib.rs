@@ -35,5 +35,7 @@ pub mod tls;
 
 pub mod limits;
 pub mod probe;
-pub mod state;
 pub mod telemetry;
+
+/// What the node knows: the Connectors in force, with their credentials.
+pub use connectors as state;

@@ -3,7 +3,6 @@
 //! Nothing here opens a connection: what to send and how to judge the answer is decided
 //! here, the sending is the caller's.
 
-mod condition;
 mod functions;
 mod plan;
 mod report;
@@ -19,7 +18,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use url::Url;
 
-pub use condition::{Condition, ConditionStatus, ConditionType, ready, reason};
+pub use connectors::condition::{Condition, ConditionStatus, ConditionType, ready, reason};
 pub use plan::{Plan, PlannedProbe, authentication, liveness};
 pub use report::{Report, render};
 pub use run::{MAX_REDIRECTS, PROBE_TIMEOUT, PROBES_AT_ONCE, check};

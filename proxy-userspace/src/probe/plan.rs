@@ -5,10 +5,10 @@ use http::{HeaderMap, Method};
 use proxy_common::api::{self, HttpMethod, HttpProbe, HttpScheme, Param, Probe};
 use url::Url;
 
-use super::condition::reason;
 use super::template::Data;
 use super::{ProbeRequest, Verdict, verdict};
 use crate::state::{Address, Connector, Origin, Scheme};
+use connectors::condition::reason;
 
 /// What there is to do for one condition.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What a check found, as a table.
 
-use super::condition::{Condition, ConditionStatus, ConditionType};
+use connectors::condition::{Condition, ConditionStatus, ConditionType};
 
 /// What was found about one Connector.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,10 +10,10 @@ use std::time::Duration;
 use http::header::LOCATION;
 use http::{Method, StatusCode};
 
-use super::condition::{Condition, ConditionType, ready, reason};
 use super::plan::{self, Plan, PlannedProbe};
 use super::{ProbeRequest, ProbeResponse, Report};
 use crate::state::{Connector, Loaded, Origin, Protocol};
+use connectors::condition::{Condition, ConditionType, ready, reason};
 
 /// Connectors that are checked at the same time.
 pub const PROBES_AT_ONCE: usize = 16;

@@ -3,17 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use proxy_common::api::{
-    self, ClientAuthorizationName, EgressName, FailurePolicyName, Interception, Param,
-    UntrustedCaPolicy,
-};
+use proxy_common::api::{self, Param};
 
 use super::auth;
 use super::class::{Class, Classes};
 use super::error::{Findings, Place, Problem, StateError};
 use super::manifest::{Kind, Manifests, Placed};
-use super::secret::SecretData;
-use super::{Address, ClientAuthorization, Connector, ConnectorId, FailurePolicy, params, trust};
+use super::rules::{Wanted, interception};
+use super::secret::{self, SecretData};
+use super::{Address, Connector, ConnectorId, trust};
 
 /// What a Connector was made of; templates of probes are given this.
 #[derive(Clone, Debug)]
@@ -102,10 +100,7 @@ impl Secrets {
         field: &str,
         findings: &mut Findings<'_>,
     ) -> Option<&SecretData> {
-        let Some(name) = name.filter(|name| !name.is_empty()) else {
-            findings.add(field, Problem::MissingFor("name the Secret".to_owned()));
-            return None;
-        };
+        let name = secret::required_name(name, field, findings)?;
         let key = (namespace.to_owned(), name.to_owned());
         let secret = self.decoded.get(&key);
         if secret.is_none() && !self.broken.contains(&key) {
@@ -149,34 +144,24 @@ impl Resolver {
             .class(spec.connector_class_name.as_deref(), findings)?
             .clone();
 
-        let address = address(spec.address.as_deref(), &class, findings);
-        let (address_extensions, extensions) = params::extensions(
-            &spec.address_extensions,
-            &class.manifest.spec.address_extensions,
-            address.as_ref(),
-            class.protocol,
-            findings,
-        );
+        let wanted = Wanted::read(spec, &class, findings);
         for (field, address) in std::iter::once("spec.address")
-            .zip(&address)
-            .chain(std::iter::repeat("spec.addressExtensions").zip(&extensions))
+            .zip(&wanted.address)
+            .chain(std::iter::repeat("spec.addressExtensions").zip(&wanted.extensions))
         {
             self.claim(address, field, &title, &place, findings);
         }
-        let params = params::resolve(
-            "spec.params",
-            &spec.params,
-            &class.manifest.spec.params,
-            findings,
-        );
-        let address = address?;
+        let address = wanted.address?;
         let auth = auth::resolve(
             spec,
             &class,
             &namespace,
             &address,
             &title,
-            &self.secrets,
+            |name, findings| {
+                self.secrets
+                    .find(&namespace, name, auth::SECRET_FIELD, findings)
+            },
             findings,
         )?;
 
@@ -186,7 +171,7 @@ impl Resolver {
             name,
             class: spec.connector_class_name.clone().unwrap_or_default(),
             address,
-            extensions,
+            extensions: wanted.extensions,
             protocol: class.protocol,
             credential: auth.credential,
             client_authorization,
@@ -197,8 +182,8 @@ impl Resolver {
             id,
             class: class.manifest,
             auth_type: auth.type_,
-            params,
-            address_extensions,
+            params: wanted.params,
+            address_extensions: wanted.address_extensions,
             secret: auth.secret,
             manifest,
         };
@@ -265,67 +250,4 @@ impl Resolver {
             .map(|secret| trust::certificates(secret, title, findings))
             .unwrap_or_default()
     }
-}
-
-fn address(text: Option<&str>, class: &Class, findings: &mut Findings<'_>) -> Option<Address> {
-    const FIELD: &str = "spec.address";
-    let Some(text) = text else {
-        let example = "write one such as https://registry.example.com".to_owned();
-        findings.add(FIELD, Problem::MissingFor(example));
-        return None;
-    };
-    let allowed = class
-        .manifest
-        .spec
-        .address
-        .as_ref()
-        .map_or(&[][..], |spec| &spec.enum_);
-    if !allowed.is_empty() && !allowed.iter().any(|it| it == text) {
-        findings.add(FIELD, params::one_of(allowed));
-        return None;
-    }
-    match params::parse(text, class.protocol) {
-        Ok(address) => Some(address),
-        Err(problem) => {
-            findings.add(FIELD, problem);
-            None
-        }
-    }
-}
-
-/// The parts of `spec.interception` in force; parts not acted upon are findings, because a
-/// rule that is read and then not kept is worse than none.
-fn interception(
-    given: Option<&Interception>,
-    findings: &mut Findings<'_>,
-) -> (ClientAuthorization, FailurePolicy) {
-    let Some(given) = given else {
-        return Default::default();
-    };
-    let mut unsupported = |field: &str, what: &str, instead| {
-        let what = what.to_owned();
-        findings.add(
-            format!("spec.interception.{field}"),
-            Problem::Unsupported { what, instead },
-        );
-    };
-    if given.mode.is_some() {
-        unsupported("mode", "limiting a Connector to one mode", "leave it out");
-    }
-    if given.egress == Some(EgressName::Pod) {
-        unsupported("egress", "Pod", "leave it out, or use Node");
-    }
-    if given.on_untrusted_ca == Some(UntrustedCaPolicy::Passthrough) {
-        unsupported("onUntrustedCA", "Passthrough", "leave it out, or use Fail");
-    }
-    let client_authorization = match given.client_authorization {
-        None | Some(ClientAuthorizationName::Replace) => ClientAuthorization::Replace,
-        Some(ClientAuthorizationName::Keep) => ClientAuthorization::Keep,
-        Some(ClientAuthorizationName::Reject) => ClientAuthorization::Reject,
-    };
-    let failure_policy = match given.failure_policy {
-        None | Some(FailurePolicyName::Closed) => FailurePolicy::Closed,
-        Some(FailurePolicyName::Open) => FailurePolicy::Open,
-    };
-    (client_authorization, failure_policy)
 }

@@ -86,6 +86,24 @@ impl SecretData {
         }
     }
 
+    /// A Secret as a cluster has it, with its values decoded.
+    pub fn new(
+        namespace: &str,
+        name: &str,
+        type_: Option<String>,
+        values: impl IntoIterator<Item = (String, Zeroizing<Vec<u8>>)>,
+    ) -> Self {
+        let origin = "data";
+        Self {
+            type_: type_.unwrap_or_else(|| OPAQUE.to_owned()),
+            values: values
+                .into_iter()
+                .map(|(key, bytes)| (key, StoredValue { bytes, origin }))
+                .collect(),
+            place: Place::of("Secret", namespace, name),
+        }
+    }
+
     /// `type` of the Secret.
     pub fn type_(&self) -> &str {
         &self.type_
@@ -129,6 +147,19 @@ impl fmt::Debug for SecretData {
             .field("keys", &self.values.keys())
             .finish_non_exhaustive()
     }
+}
+
+/// The name of a Secret that a field gives; `None` means that there is a finding.
+pub(super) fn required_name<'a>(
+    name: Option<&'a str>,
+    field: &str,
+    findings: &mut Findings<'_>,
+) -> Option<&'a str> {
+    let name = name.filter(|name| !name.is_empty());
+    if name.is_none() {
+        findings.add(field, Problem::MissingFor("name the Secret".to_owned()));
+    }
+    name
 }
 
 /// Standard base64; line breaks in it are ignored, as the API server does.

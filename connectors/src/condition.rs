@@ -46,6 +46,22 @@ impl fmt::Display for ConditionType {
 
 /// Reasons that the API fixes.
 pub mod reason {
+    /// The class does not exist.
+    pub const CONNECTOR_CLASS_NOT_FOUND: &str = "ConnectorClassNotFound";
+    /// The class contradicts itself.
+    pub const INVALID_CONNECTOR_CLASS: &str = "InvalidConnectorClass";
+    /// A Secret does not exist.
+    pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
+    /// The Secret, or how `spec.auth` names it, does not fit the class.
+    pub const INVALID_SECRET: &str = "InvalidSecret";
+    /// The Connector has certificates of its own, and they can be read.
+    pub const VALID: &str = "Valid";
+    /// The Connector names no certificates of its own.
+    pub const NO_CA_CERT: &str = "NoCACert";
+    /// The Connector's certificates cannot be read.
+    pub const INVALID_PEM: &str = "InvalidPEM";
+    /// Another field of the Connector has a fault.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
     /// No Secret is needed, and none is named.
     pub const SECRET_OPTIONAL: &str = "SecretOptional";
     /// The class has no liveness probe.

@@ -4,7 +4,6 @@ use proxy_common::api::{self, AuthType};
 
 use super::class::{self, Class};
 use super::error::{Findings, Problem};
-use super::resolve::Secrets;
 use super::secret::{self, Accepts, SecretData};
 use super::{Address, Credential};
 
@@ -17,14 +16,18 @@ pub(super) struct Auth {
     pub(super) credential: Option<Credential>,
 }
 
-/// Applies `spec.auth` of the Connector `title`; `None` means that there are findings.
-pub(super) fn resolve(
+/// The field that names the Secret.
+pub(super) const SECRET_FIELD: &str = "spec.auth.secretRef.name";
+
+/// Applies `spec.auth` of the Connector `title`; `None` means that there are findings, or
+/// that `find` did not find the Secret.
+pub(super) fn resolve<'a>(
     spec: &api::ConnectorSpec,
     class: &Class,
     namespace: &str,
     address: &Address,
     title: &str,
-    secrets: &Secrets,
+    find: impl FnOnce(Option<&str>, &mut Findings<'_>) -> Option<&'a SecretData>,
     findings: &mut Findings<'_>,
 ) -> Option<Auth> {
     let types = class.auth_types();
@@ -38,15 +41,14 @@ pub(super) fn resolve(
     if !reference_is_sound(reference, namespace, findings) {
         return None;
     }
-    let field = "spec.auth.secretRef.name";
     let named = name.map(|name| find_type(types, name, findings));
-    let secret = secrets.find(namespace, reference.name.as_deref(), field, findings)?;
+    let secret = find(reference.name.as_deref(), findings)?;
     let auth_type = match named {
         Some(named) => named?,
         None => infer_type(types, class, secret, findings)?,
     };
     if secret::accepts(class.protocol, auth_type, secret.type_()) == Accepts::Not {
-        findings.add(field, Problem::Reference(format!(
+        findings.add(SECRET_FIELD, Problem::Reference(format!(
             "the Secret has the type {}, but {} of class {} takes {}: use a Secret of that type",
             secret.type_(),
             auth_type.name,
@@ -182,7 +184,7 @@ fn infer_type<'a>(
                     takes.join(" or ")
                 )
             };
-            findings.add("spec.auth.secretRef.name", Problem::Reference(problem));
+            findings.add(SECRET_FIELD, Problem::Reference(problem));
             None
         }
         (several, _) => {

@@ -13,35 +13,26 @@ use super::manifest::{Manifests, Placed};
 const BUILT_IN: &[(&str, &str)] = &[
     (
         "generic-basic.yaml",
-        include_str!("../../../manifests/classes/generic-basic.yaml"),
+        include_str!("../../manifests/classes/generic-basic.yaml"),
     ),
     (
         "generic-bearer.yaml",
-        include_str!("../../../manifests/classes/generic-bearer.yaml"),
+        include_str!("../../manifests/classes/generic-bearer.yaml"),
     ),
-    (
-        "git.yaml",
-        include_str!("../../../manifests/classes/git.yaml"),
-    ),
+    ("git.yaml", include_str!("../../manifests/classes/git.yaml")),
     (
         "harbor.yaml",
-        include_str!("../../../manifests/classes/harbor.yaml"),
+        include_str!("../../manifests/classes/harbor.yaml"),
     ),
     (
         "maven.yaml",
-        include_str!("../../../manifests/classes/maven.yaml"),
+        include_str!("../../manifests/classes/maven.yaml"),
     ),
-    (
-        "npm.yaml",
-        include_str!("../../../manifests/classes/npm.yaml"),
-    ),
-    (
-        "oci.yaml",
-        include_str!("../../../manifests/classes/oci.yaml"),
-    ),
+    ("npm.yaml", include_str!("../../manifests/classes/npm.yaml")),
+    ("oci.yaml", include_str!("../../manifests/classes/oci.yaml")),
     (
         "pypi.yaml",
-        include_str!("../../../manifests/classes/pypi.yaml"),
+        include_str!("../../manifests/classes/pypi.yaml"),
     ),
 ];
 
@@ -53,6 +44,16 @@ pub(super) struct Class {
 }
 
 impl Class {
+    /// Validates a class.
+    pub(super) fn new(manifest: Arc<ConnectorClass>, findings: &mut Findings<'_>) -> Self {
+        validate(&manifest, findings);
+        let protocol = match manifest.spec.protocol.unwrap_or_default() {
+            ProtocolName::Http => Protocol::Http,
+            ProtocolName::Oci => Protocol::Oci,
+        };
+        Self { manifest, protocol }
+    }
+
     /// The accepted ways to authenticate.
     pub(super) fn auth_types(&self) -> &[AuthType] {
         self.manifest
@@ -108,17 +109,10 @@ fn insert(
     class: Placed<ConnectorClass>,
     errors: &mut Vec<StateError>,
 ) -> Option<Class> {
-    validate(&class.object, &mut Findings::new(&class.place, errors));
-    let protocol = match class.object.spec.protocol.unwrap_or_default() {
-        ProtocolName::Http => Protocol::Http,
-        ProtocolName::Oci => Protocol::Oci,
-    };
+    let mut findings = Findings::new(&class.place, errors);
     classes.insert(
         class.name,
-        Class {
-            manifest: Arc::new(class.object),
-            protocol,
-        },
+        Class::new(Arc::new(class.object), &mut findings),
     )
 }
 

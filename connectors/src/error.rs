@@ -10,7 +10,7 @@ use super::AddressError;
 /// Where a fault is: file, document, object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The file as it was named; `standard input` for `-`.
+    /// The file as it was named; `standard input` for `-`. Empty for an object of a cluster.
     pub file: Arc<str>,
     /// Number of the YAML document in the file, from 1; `None` for the file as a whole.
     pub document: Option<usize>,
@@ -19,6 +19,15 @@ pub struct Place {
 }
 
 impl Place {
+    /// An object of a cluster; the namespace is empty for those without one.
+    pub(super) fn of(kind: &str, namespace: &str, name: &str) -> Self {
+        let slash = if namespace.is_empty() { "" } else { "/" };
+        Self {
+            object: Some(format!("{kind} {namespace}{slash}{name}")),
+            ..Self::file(&"".into())
+        }
+    }
+
     /// A file as a whole.
     pub(super) fn file(file: &Arc<str>) -> Self {
         Self {
@@ -43,10 +52,11 @@ impl fmt::Display for Place {
         if let Some(document) = self.document {
             write!(f, ", document {document}")?;
         }
-        if let Some(object) = &self.object {
-            write!(f, ", {object}")?;
+        match &self.object {
+            Some(object) if self.file.is_empty() => f.write_str(object),
+            Some(object) => write!(f, ", {object}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

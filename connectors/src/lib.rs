@@ -1,18 +1,23 @@
-//! What the node knows: the Connectors in force, with their credentials.
+//! The rules that make a usable Connector of a manifest, its class and its Secrets.
 //!
-//! [`load`] reads manifests into them. It either returns all Connectors, or everything that
+//! [`load`] reads files of manifests. It either returns all Connectors, or everything that
 //! is wrong with the files: a typing error must not cost one run for each mistake.
+//! [`cluster`] takes one Connector and the objects that it names from a cluster, and says for
+//! each of them what is wrong. [`condition`] says what can be observed about a Connector.
 
 mod address;
 mod auth;
 mod authority;
 mod class;
+pub mod cluster;
+pub mod condition;
 mod connector;
 mod docker_config;
 mod error;
 mod manifest;
 mod params;
 mod resolve;
+mod rules;
 mod secret;
 #[cfg(test)]
 mod tests;

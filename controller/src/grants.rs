@@ -1,0 +1,177 @@
+//! Which pods may use which Connectors.
+//!
+//! A pod may use the Connectors of its own namespace, as far as its service account may
+//! `get connectors/proxy` there. Access reviews decide; what they answered is an input.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use connectors::ConnectorId;
+
+/// A pod, as far as grants and nodes need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `spec.serviceAccountName`.
+    pub service_account: String,
+    /// `status.podIPs`.
+    pub ips: Vec<String>,
+    /// `spec.hostNetwork`.
+    pub host_network: bool,
+}
+
+/// The question of a `SubjectAccessReview`: may this service account use Connectors of its
+/// namespace?
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Review {
+    /// Namespace of the service account and of the Connectors.
+    pub namespace: String,
+    /// Name of the service account.
+    pub service_account: String,
+    /// One Connector; `None` asks for all of them.
+    pub connector: Option<String>,
+}
+
+/// What reviews answered.
+#[derive(Clone, Debug, Default)]
+pub struct Reviews(BTreeMap<Review, bool>);
+
+impl Reviews {
+    /// Notes an answer.
+    pub fn answer(&mut self, review: Review, allowed: bool) {
+        self.0.insert(review, allowed);
+    }
+
+    /// Forgets the answers that are not wanted any more.
+    pub fn retain(&mut self, wanted: impl FnMut(&Review) -> bool) {
+        let mut wanted = wanted;
+        self.0.retain(|review, _| wanted(review));
+    }
+
+    fn get(&self, review: &Review) -> Option<bool> {
+        self.0.get(review).copied()
+    }
+}
+
+/// The Connectors of a cluster, as far as grants need them.
+pub trait Directory {
+    /// Names and ids of the Connectors of a namespace.
+    fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = (&str, ConnectorId)>;
+}
+
+/// The grants of a set of pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Each pod's Connectors, by its uid; every pod is in here.
+    pub of_pods: BTreeMap<String, BTreeSet<ConnectorId>>,
+    /// Questions that these grants depend on and that have no answer yet. Until they have,
+    /// nothing is granted on their behalf.
+    pub open: BTreeSet<Review>,
+}
+
+impl Grants {
+    /// Decides for every pod.
+    pub fn decide<'a>(
+        pods: impl IntoIterator<Item = &'a Pod>,
+        directory: &impl Directory,
+        reviews: &Reviews,
+    ) -> Self {
+        let mut grants = Self::default();
+        // Pods of one workload share their service account.
+        let mut of_accounts = BTreeMap::new();
+        for pod in pods {
+            let granted = of_accounts
+                .entry((&pod.namespace, &pod.service_account))
+                .or_insert_with(|| granted(pod, directory, reviews, &mut grants.open));
+            grants.of_pods.insert(pod.uid.clone(), granted.clone());
+        }
+        grants
+    }
+}
+
+/// What a pod's service account is granted. One review for the whole namespace settles it in
+/// the common case; only when that says no, the Connectors are asked for one by one, because
+/// a role may name them.
+fn granted(
+    pod: &Pod,
+    directory: &impl Directory,
+    reviews: &Reviews,
+    open: &mut BTreeSet<Review>,
+) -> BTreeSet<ConnectorId> {
+    let mut allowed = |connector: Option<&str>| {
+        let review = Review {
+            namespace: pod.namespace.clone(),
+            service_account: pod.service_account.clone(),
+            connector: connector.map(str::to_owned),
+        };
+        let answer = reviews.get(&review);
+        if answer.is_none() {
+            open.insert(review);
+        }
+        answer
+    };
+    let mut connectors = directory.in_namespace(&pod.namespace).peekable();
+    if connectors.peek().is_none() {
+        return BTreeSet::new();
+    }
+    match allowed(None) {
+        None => BTreeSet::new(),
+        Some(true) => connectors.map(|(_, id)| id).collect(),
+        Some(false) => connectors
+            .filter(|(name, _)| allowed(Some(name)) == Some(true))
+            .map(|(_, id)| id)
+            .collect(),
+    }
+}
+
+/// Number of a policy on one node; never 0.
+pub type PolicyId = u32;
+
+/// The policies of one node: each distinct set of granted Connectors has an id, and keeps it
+/// for as long as some pod of the node has that set. Ids are not used again.
+#[derive(Clone, Debug, Default)]
+pub struct Policies {
+    ids: BTreeMap<BTreeSet<ConnectorId>, PolicyId>,
+    last: PolicyId,
+}
+
+impl Policies {
+    /// Takes over the sets in use; the empty set needs no policy.
+    pub fn update<'a>(&mut self, sets: impl IntoIterator<Item = &'a BTreeSet<ConnectorId>>) {
+        let in_use: BTreeSet<_> = sets.into_iter().filter(|set| !set.is_empty()).collect();
+        self.ids.retain(|set, _| in_use.contains(set));
+        for set in in_use {
+            if !self.ids.contains_key(set) {
+                let id = self.next();
+                self.ids.insert(set.clone(), id);
+            }
+        }
+    }
+
+    /// The policy of a set; 0 for the empty one and for those not in use.
+    pub fn id(&self, set: &BTreeSet<ConnectorId>) -> PolicyId {
+        self.ids.get(set).copied().unwrap_or_default()
+    }
+
+    /// All policies.
+    pub fn iter(&self) -> impl Iterator<Item = (PolicyId, &BTreeSet<ConnectorId>)> {
+        self.ids.iter().map(|(set, id)| (*id, set))
+    }
+
+    /// The next number; after the last one it starts again with those not in use.
+    fn next(&mut self) -> PolicyId {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if self.last != 0 && !self.ids.values().any(|id| *id == self.last) {
+                return self.last;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

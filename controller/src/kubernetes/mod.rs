@@ -1,0 +1,10 @@
+//! The side of the controller that faces the API server: its objects in our terms, and the
+//! requests that carry out what was decided.
+
+mod objects;
+mod requests;
+#[cfg(test)]
+mod tests;
+
+pub use objects::{class, connector, pod, secret};
+pub use requests::{FIELD_MANAGER, FetchError, ask, fetch_secret, write_status};

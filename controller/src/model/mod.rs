@@ -1,0 +1,290 @@
+//! What the controller knows of the cluster, and what follows from each change of it.
+//!
+//! A change is an object that came, changed or went. What follows is a status to write, and
+//! nodes whose state is to be worked out anew; carrying that out is the caller's.
+
+#[cfg(test)]
+mod tests;
+mod users;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use connectors::cluster::{Objects, References};
+use connectors::{DEFAULT_NAMESPACE, SecretData};
+use proxy_common::api::{self, ConnectorStatus};
+
+use crate::grants::{Pod, Review, Reviews};
+use crate::reconcile::reconcile;
+use crate::snapshot::{Catalog, NoRandomness, Node, NodeState, SecretVersion};
+use crate::status;
+
+use users::{Dependency, Users};
+
+/// Namespace and name of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl Key {
+    /// From its parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn of(object: &api::Connector) -> Self {
+        let metadata = &object.metadata;
+        let namespace = metadata.namespace.as_deref();
+        Self::new(
+            namespace.unwrap_or(DEFAULT_NAMESPACE),
+            metadata.name.as_deref().unwrap_or_default(),
+        )
+    }
+}
+
+/// A Secret that some Connector names.
+#[derive(Debug)]
+pub struct HeldSecret {
+    /// Its values.
+    pub data: SecretData,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+}
+
+/// What follows from a change.
+#[derive(Debug, Default, PartialEq)]
+pub struct Effects {
+    /// Statuses to write; those that are right already are not in here.
+    pub statuses: BTreeMap<Key, ConnectorStatus>,
+    /// Nodes to evaluate anew.
+    pub nodes: BTreeSet<String>,
+}
+
+/// What the controller knows of the cluster.
+pub struct Model {
+    connectors: BTreeMap<Key, api::Connector>,
+    classes: BTreeMap<String, Arc<api::ConnectorClass>>,
+    secrets: BTreeMap<Key, HeldSecret>,
+    users: Users,
+    catalog: Catalog,
+    nodes: BTreeMap<String, Node>,
+    reviews: Reviews,
+}
+
+impl Model {
+    /// Of an empty cluster.
+    pub fn new() -> Result<Self, NoRandomness> {
+        Ok(Self {
+            connectors: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            users: Users::default(),
+            catalog: Catalog::new()?,
+            nodes: BTreeMap::new(),
+            reviews: Reviews::default(),
+        })
+    }
+
+    /// A Connector came or changed. `now` (RFC 3339) is the time of its transitions.
+    pub fn upsert_connector(&mut self, object: api::Connector, now: &str) -> Effects {
+        let key = Key::of(&object);
+        self.users.set(&key, &References::of(&object));
+        self.connectors.insert(key.clone(), object);
+        self.drop_unused_secrets();
+        self.reconcile([key], now)
+    }
+
+    /// A Connector went.
+    pub fn remove_connector(&mut self, key: &Key) -> Effects {
+        self.connectors.remove(key);
+        self.users.clear(key);
+        self.drop_unused_secrets();
+        let mut effects = Effects::default();
+        if self.catalog.remove(&key.namespace, &key.name) {
+            effects.nodes = self.nodes_of(&key.namespace);
+        }
+        effects
+    }
+
+    /// A class came or changed.
+    pub fn upsert_class(&mut self, class: Arc<api::ConnectorClass>, now: &str) -> Effects {
+        let name = class.metadata.name.clone().unwrap_or_default();
+        self.classes.insert(name.clone(), class);
+        let users = self.users.of(&Dependency::Class(name));
+        self.reconcile(users, now)
+    }
+
+    /// A class went.
+    pub fn remove_class(&mut self, name: &str, now: &str) -> Effects {
+        self.classes.remove(name);
+        let users = self.users.of(&Dependency::Class(name.to_owned()));
+        self.reconcile(users, now)
+    }
+
+    /// Whether some Connector names this Secret; others need not be fetched, and are not kept.
+    pub fn wants_secret(&self, key: &Key) -> bool {
+        self.users.has(&Dependency::Secret(key.clone()))
+    }
+
+    /// The version of a Secret that is held, by which a caller knows whether to fetch it.
+    pub fn secret_version(&self, key: &Key) -> Option<SecretVersion<'_>> {
+        self.secrets.get(key).map(HeldSecret::version)
+    }
+
+    /// A Secret came or changed.
+    pub fn upsert_secret(&mut self, key: Key, secret: HeldSecret, now: &str) -> Effects {
+        let users = self.users.of(&Dependency::Secret(key.clone()));
+        if users.is_empty() {
+            return Effects::default();
+        }
+        self.secrets.insert(key, secret);
+        self.reconcile(users, now)
+    }
+
+    /// A Secret went.
+    pub fn remove_secret(&mut self, key: &Key, now: &str) -> Effects {
+        if self.secrets.remove(key).is_none() {
+            return Effects::default();
+        }
+        let users = self.users.of(&Dependency::Secret(key.clone()));
+        self.reconcile(users, now)
+    }
+
+    /// A pod of a node came or changed.
+    pub fn upsert_pod(&mut self, node: &str, pod: Pod) -> Effects {
+        let changed = self.nodes.entry(node.to_owned()).or_default().upsert(pod);
+        Self::at(changed.then_some(node))
+    }
+
+    /// A pod of a node went, or ended.
+    pub fn remove_pod(&mut self, node: &str, uid: &str) -> Effects {
+        let Some(pods) = self.nodes.get_mut(node) else {
+            return Effects::default();
+        };
+        let changed = pods.remove(uid);
+        Self::at(changed.then_some(node))
+    }
+
+    /// A node went, with all its pods.
+    pub fn remove_node(&mut self, node: &str) {
+        self.nodes.remove(node);
+    }
+
+    /// A review was answered.
+    pub fn answer(&mut self, review: Review, allowed: bool) -> Effects {
+        let nodes = self.nodes_of(&review.namespace);
+        self.reviews.answer(review, allowed);
+        Effects {
+            nodes,
+            ..Effects::default()
+        }
+    }
+
+    /// Roles changed: no answer holds any more. Nothing is granted until they are asked for
+    /// again, so a caller who has the new answers at hand replaces them one by one instead.
+    pub fn forget_reviews(&mut self) -> Effects {
+        self.reviews.retain(|_| false);
+        Effects {
+            nodes: self.nodes.keys().cloned().collect(),
+            ..Effects::default()
+        }
+    }
+
+    /// The state of a node, and the reviews that it waits for.
+    pub fn evaluate(&mut self, node: &str) -> (NodeState, BTreeSet<Review>) {
+        match self.nodes.get_mut(node) {
+            Some(pods) => pods.evaluate(&self.catalog, &self.reviews),
+            None => Default::default(),
+        }
+    }
+
+    fn reconcile(&mut self, keys: impl IntoIterator<Item = Key>, now: &str) -> Effects {
+        let mut effects = Effects::default();
+        let mut namespaces = BTreeSet::new();
+        for key in keys {
+            if let Some(status) = self.reconcile_one(&key, now, &mut namespaces) {
+                effects.statuses.insert(key, status);
+            }
+        }
+        for namespace in namespaces {
+            effects.nodes.append(&mut self.nodes_of(&namespace));
+        }
+        effects
+    }
+
+    /// The status to write, if any; the namespace is added if its nodes have to be told.
+    fn reconcile_one(
+        &mut self,
+        key: &Key,
+        now: &str,
+        namespaces: &mut BTreeSet<String>,
+    ) -> Option<ConnectorStatus> {
+        let object = self.connectors.get_mut(key)?;
+        let names = References::of(object);
+        let secret = |name: Option<&str>| self.secrets.get(&Key::new(&key.namespace, name?));
+        let held = secret(names.secret);
+        let objects = Objects {
+            class: names.class.and_then(|name| self.classes.get(name)),
+            secret: held.map(|it| &it.data),
+            ca_secret: secret(names.ca_secret).map(|it| &it.data),
+        };
+        let uid = object.metadata.uid.as_deref().unwrap_or_default();
+        let id = self.catalog.id(&key.namespace, &key.name, uid);
+        let outcome = reconcile(id, object, objects);
+        let version = held.map(HeldSecret::version);
+        let resolution = outcome.resolution;
+        if self
+            .catalog
+            .publish(&key.namespace, &key.name, resolution, version)
+        {
+            namespaces.insert(key.namespace.clone());
+        }
+        let generation = object.metadata.generation;
+        let current = object.status.as_ref();
+        let status = status::merge(current, &outcome.conditions, generation, now)?;
+        // Until the watch shows what was written, this is what the next change starts from.
+        object.status = Some(status.clone());
+        Some(status)
+    }
+
+    /// The nodes that have pods of a namespace.
+    fn nodes_of(&self, namespace: &str) -> BTreeSet<String> {
+        let nodes = self.nodes.iter();
+        nodes
+            .filter(|(_, node)| node.has_pods_of(namespace))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Wipes the values of Secrets that no Connector names any more.
+    fn drop_unused_secrets(&mut self) {
+        let users = &self.users;
+        self.secrets
+            .retain(|key, _| users.has(&Dependency::Secret(key.clone())));
+    }
+
+    fn at(node: Option<&str>) -> Effects {
+        Effects {
+            nodes: node.into_iter().map(str::to_owned).collect(),
+            ..Effects::default()
+        }
+    }
+}
+
+impl HeldSecret {
+    fn version(&self) -> SecretVersion<'_> {
+        SecretVersion {
+            uid: &self.uid,
+            resource_version: &self.resource_version,
+        }
+    }
+}

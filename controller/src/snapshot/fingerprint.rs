@@ -1,0 +1,99 @@
+//! Telling whether a credential changed, without keeping or comparing its bytes.
+
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::hmac::{Context, HMAC_SHA256, Key, Tag};
+use aws_lc_rs::rand::SystemRandom;
+use connectors::Credential;
+use secrecy::{ExposeSecret as _, SecretString};
+use thiserror::Error;
+
+/// The system has no random numbers to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the system has no random numbers")]
+pub struct NoRandomness;
+
+impl From<Unspecified> for NoRandomness {
+    fn from(_: Unspecified) -> Self {
+        Self
+    }
+}
+
+/// Makes fingerprints under a key of this process; they mean nothing outside of it.
+pub(super) struct Fingerprints(Key);
+
+/// Equal for equal credentials, and for no others.
+pub(super) struct Fingerprint(Tag);
+
+impl PartialEq for Fingerprint {
+    fn eq(&self, other: &Self) -> bool {
+        // Nobody but this process can choose tags, so the time that this takes tells nothing.
+        self.0.as_ref() == other.0.as_ref()
+    }
+}
+
+impl Fingerprints {
+    pub(super) fn new() -> Result<Self, NoRandomness> {
+        Ok(Self(Key::generate(HMAC_SHA256, &SystemRandom::new())?))
+    }
+
+    pub(super) fn of(&self, credential: &Credential) -> Fingerprint {
+        let (kind, parts): (u8, [Option<&SecretString>; 2]) = match credential {
+            Credential::Basic { username, password } => (1, [Some(username), Some(password)]),
+            Credential::Bearer { token } => (2, [Some(token), None]),
+            Credential::IdentityToken { token } => (3, [Some(token), None]),
+        };
+        let mut context = Context::with_key(&self.0);
+        context.update(&[kind]);
+        for part in parts.into_iter().flatten() {
+            let bytes = part.expose_secret().as_bytes();
+            context.update(&bytes.len().to_be_bytes());
+            context.update(bytes);
+        }
+        Fingerprint(context.sign())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn basic(username: &str, password: &str) -> Credential {
+        Credential::Basic {
+            username: username.into(),
+            password: password.into(),
+        }
+    }
+
+    #[test]
+    fn fingerprints_are_equal_for_equal_credentials_only() {
+        let token = |token: &str| Credential::Bearer {
+            token: token.into(),
+        };
+        let refresh = |token: &str| Credential::IdentityToken {
+            token: token.into(),
+        };
+        let make: [&dyn Fn() -> Credential; 6] = [
+            &|| basic("me", "hunter2"),
+            &|| basic("me", "hunter3"),
+            &|| basic("mehunter2", ""),
+            &|| basic("m", "ehunter2"),
+            &|| token("hunter2"),
+            &|| refresh("hunter2"),
+        ];
+        let fingerprints = Fingerprints::new().expect("randomness");
+        for (row, one) in make.iter().enumerate() {
+            for (column, other) in make.iter().enumerate() {
+                let equal = fingerprints.of(&one()) == fingerprints.of(&other());
+                assert_eq!(equal, row == column, "{row} {column}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_process_makes_other_fingerprints() {
+        let credential = basic("me", "hunter2");
+        let (one, other) = (Fingerprints::new(), Fingerprints::new());
+        let (one, other) = (one.expect("randomness"), other.expect("randomness"));
+        assert!(one.of(&credential) != other.of(&credential));
+    }
+}

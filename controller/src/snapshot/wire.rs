@@ -1,0 +1,81 @@
+//! From our types to those of the protocol.
+
+use connectors::{Address, ClientAuthorization, Credential, FailurePolicy, Protocol, Scheme};
+use proxy_common::distribution::{self as wire, credential::Kind};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::catalog::Entry;
+use crate::grants::{Pod, PolicyId};
+
+pub(super) fn connector(entry: &Entry) -> wire::Connector {
+    let connector = &entry.connector;
+    wire::Connector {
+        id: connector.id.0,
+        namespace: connector.namespace.clone(),
+        name: connector.name.clone(),
+        class: connector.class.clone(),
+        addresses: connector.addresses().map(address).collect(),
+        protocol: match connector.protocol {
+            Protocol::Http => wire::Protocol::Http,
+            Protocol::Oci => wire::Protocol::Oci,
+        }
+        .into(),
+        credential: connector.credential.as_ref().map(credential),
+        client_authorization: match connector.client_authorization {
+            ClientAuthorization::Replace => wire::ClientAuthorization::Replace,
+            ClientAuthorization::Keep => wire::ClientAuthorization::Keep,
+            ClientAuthorization::Reject => wire::ClientAuthorization::Reject,
+        }
+        .into(),
+        failure_policy: match connector.failure_policy {
+            FailurePolicy::Closed => wire::FailurePolicy::Closed,
+            FailurePolicy::Open => wire::FailurePolicy::Open,
+        }
+        .into(),
+        extra_roots: connector
+            .extra_roots
+            .iter()
+            .map(|certificate| certificate.to_vec())
+            .collect(),
+        usable: entry.usable,
+        generation: entry.generation,
+        revision: entry.revision,
+    }
+}
+
+pub(super) fn workload(pod: &Pod, policy: PolicyId) -> wire::Workload {
+    wire::Workload {
+        pod_uid: pod.uid.clone(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        service_account: pod.service_account.clone(),
+        policy,
+        ips: pod.ips.clone(),
+        host_network: pod.host_network,
+    }
+}
+
+fn address(address: &Address) -> wire::Address {
+    wire::Address {
+        tls: address.scheme == Scheme::Https,
+        host: address.host.clone(),
+        port: address.port.into(),
+        path: address.path.clone(),
+    }
+}
+
+/// The messages are wiped when they are dropped.
+fn credential(credential: &Credential) -> wire::Credential {
+    let text = |secret: &SecretString| secret.expose_secret().to_owned();
+    let kind = match credential {
+        Credential::Basic { username, password } => Kind::Basic(wire::Basic {
+            username: text(username),
+            password: text(password),
+        }),
+        Credential::Bearer { token } => Kind::Bearer(wire::Bearer { token: text(token) }),
+        Credential::IdentityToken { token } => {
+            Kind::IdentityToken(wire::IdentityToken { token: text(token) })
+        }
+    };
+    wire::Credential { kind: Some(kind) }
+}
