@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 /// A small Kubernetes API server in memory. It runs until it is interrupted.
 #[derive(Debug, Parser)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 struct Arguments {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0")]

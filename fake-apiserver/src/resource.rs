@@ -47,7 +47,7 @@ pub struct Custom {
 
 /// A kind of object under one version of its API.
 #[derive(Debug, Clone)]
-#[allow(
+#[expect(
     clippy::struct_excessive_bools,
     reason = "each says something else about the kind"
 )]

@@ -1,8 +1,10 @@
 //! The rules of the Kubernetes API, asked of the server over real sockets: by hand, through
 //! kubectl and through the kube client. Each test's name says the rule.
 
-#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+#[path = "api/apply.rs"]
+mod apply;
 #[path = "api/conventions.rs"]
 mod conventions;
 #[path = "api/kube_client.rs"]

@@ -154,7 +154,7 @@ impl ForwardProxy {
     /// What the command may use.
     fn routes(&self) -> Arc<Routes> {
         let policies = self.worker.proxy.policies.load();
-        policies.routes(self.workload.policy()).unwrap_or_default()
+        policies.routes(self.workload.policy).unwrap_or_default()
     }
 
     fn caller(&self, site: Arc<Site>) -> Caller {

@@ -50,7 +50,7 @@ pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
         }
     };
     let policies = worker.proxy.policies.load();
-    let routes = policies.routes(workload.policy()).unwrap_or_default();
+    let routes = policies.routes(workload.policy).unwrap_or_default();
     let port = dialled.port();
     match protocol {
         Protocol::Tls { sni, alpn } if speaks_http(&alpn) => {

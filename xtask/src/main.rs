@@ -18,11 +18,7 @@ mod run;
 mod setup;
 mod test;
 #[path = "../../proxy-userspace/build/toolchain.rs"]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "a build script uses the rest of it"
-)]
+#[expect(dead_code, reason = "a build script uses the rest of it")]
 mod toolchain;
 mod workspace;
 

@@ -273,3 +273,12 @@ pub(crate) fn refused(response: &Response, code: u16, reason: &str) {
     assert_eq!(response.body["kind"], "Status");
     assert_eq!(response.body["code"], code);
 }
+
+/// An object's resourceVersion, as a number.
+pub(crate) fn version(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap()
+}

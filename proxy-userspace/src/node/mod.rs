@@ -149,7 +149,7 @@ impl Node {
         let (port_v4, port_v6) = listeners.ports();
         let cgroup_id = workload.cgroup_id;
         let entry = proxy_common::maps::Workload {
-            policy: workload.policy().0,
+            policy: workload.policy.0,
             port_v4,
             port_v6,
         };

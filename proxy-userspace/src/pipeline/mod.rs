@@ -67,17 +67,17 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
             Verdict::Refused,
         ),
     };
+    // An upstream's HTTP/1.0 is none of the client's business.
+    *response.version_mut() = match caller.version {
+        HttpVersion::Http1 => Version::HTTP_11,
+        HttpVersion::Http2 => Version::HTTP_2,
+    };
     if let Some(unread) = body.filter(|body| !body.is_end_stream()) {
         if !waits {
             drain(unread).await;
         }
         close_after(&mut response);
     }
-    // An upstream's HTTP/1.0 is none of the client's business.
-    *response.version_mut() = match caller.version {
-        HttpVersion::Http1 => Version::HTTP_11,
-        HttpVersion::Http2 => Version::HTTP_2,
-    };
     verdict.count(&caller.worker.proxy.counters);
     tracing::info!(
         target: "postern::access",

@@ -142,7 +142,7 @@ impl Run<'_> {
             resolved = node.resolve() => resolved?,
             signal = self.signals.next() => return Ok(child::signalled(signal?)),
         }
-        let workload = Workload::new(cgroup.id(), self.command_name(), POLICY);
+        let workload = self.workload(cgroup.id());
         node.enrol(workload, &NetNs::own())?;
         node.attach(cgroup.directory())?;
 
@@ -204,7 +204,7 @@ impl Run<'_> {
             .collect::<Result<_, _>>()?;
         let policies = Policies::new([(POLICY, prepared)]);
         self.proxy.policies.store(Arc::new(policies));
-        let workload = Arc::new(Workload::new(0, self.command_name(), POLICY));
+        let workload = Arc::new(self.workload(0));
         let server = Arc::new(ForwardProxy::new(
             Worker::new(Arc::clone(&self.proxy)),
             workload,
@@ -221,11 +221,16 @@ impl Run<'_> {
         }
     }
 
-    /// How messages call the command.
-    fn command_name(&self) -> String {
+    /// The command, as messages call it.
+    fn workload(&self, cgroup_id: u64) -> Workload {
         let name = self.options.command.first();
-        name.map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
+        Workload {
+            cgroup_id,
+            name: name
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            policy: POLICY,
+        }
     }
 }
 

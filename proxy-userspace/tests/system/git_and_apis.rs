@@ -122,15 +122,7 @@ fn an_address_works_in_place_of_a_name() -> Result<()> {
 
 #[test]
 fn a_rejected_token_is_502_with_the_reason_and_without_the_challenge() -> Result<()> {
-    let world = World::new(&["api.test"])?;
-    let site = world.site(
-        "api.test",
-        443,
-        SiteAuth::Bearer("another-token".into()),
-        Content::Json("{}".into()),
-    )?;
-    let _nginx = world.nginx(&[site])?;
-    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    let (world, _nginx, manifest) = support::api(SiteAuth::Bearer("another-token".into()))?;
     let run = world.run(
         &manifest,
         &["curl", "--silent", "--include", "https://api.test/"],
@@ -232,15 +224,7 @@ fn what_a_client_may_send_itself_is_the_connectors_choice() -> Result<()> {
 
 #[test]
 fn the_client_that_does_not_trust_us_is_named_with_the_remedy() -> Result<()> {
-    let world = World::new(&["api.test"])?;
-    let site = world.site(
-        "api.test",
-        443,
-        SiteAuth::Bearer(TOKEN.into()),
-        Content::Json("{}".into()),
-    )?;
-    let _nginx = world.nginx(&[site])?;
-    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    let (world, _nginx, manifest) = support::api(SiteAuth::Bearer(TOKEN.into()))?;
     let ca = world.pki.ca();
     for version in ["--tlsv1.3", "--tls-max=1.2"] {
         let mut run = world.run_with(&manifest, &["--stats"], &["curl", "--silent"]);
@@ -266,15 +250,7 @@ fn the_client_that_does_not_trust_us_is_named_with_the_remedy() -> Result<()> {
 
 #[test]
 fn a_refused_upload_is_answered_instead_of_reset() -> Result<()> {
-    let world = World::new(&["api.test"])?;
-    let site = world.site(
-        "api.test",
-        443,
-        SiteAuth::Bearer(TOKEN.into()),
-        Content::Json("{}".into()),
-    )?;
-    let _nginx = world.nginx(&[site])?;
-    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    let (world, _nginx, manifest) = support::api(SiteAuth::Bearer(TOKEN.into()))?;
     let script = "head -c 8000000 /dev/zero | curl --silent --http1.1 --include -H 'Host: other.test' \
                   -H 'Expect:' -T - https://api.test/upload";
     let text = stdout(&ok(world.run(&manifest, &["sh", "-c", script]))?);

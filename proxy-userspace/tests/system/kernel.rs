@@ -68,8 +68,11 @@ impl Rig {
         datapath.enrol(cgroup.id(), workload)?;
         datapath.attach(cgroup.directory())?;
         let counters = Arc::new(Counters::default());
-        let workload = Workload::new(cgroup.id(), name.into(), PolicyId(POLICY));
-        let workload = Arc::new(workload);
+        let workload = Arc::new(Workload {
+            cgroup_id: cgroup.id(),
+            name: name.into(),
+            policy: PolicyId(POLICY),
+        });
         let (flows, counted) = (Arc::new(flows), Arc::clone(&counters));
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()

@@ -304,15 +304,7 @@ fn a_strict_umask_does_not_hide_the_bundle_from_other_users() -> Result<()> {
 
 #[test]
 fn a_network_namespace_with_a_sys_of_its_own_is_no_obstacle() -> Result<()> {
-    let world = World::new(&["api.test"])?;
-    let site = world.site(
-        "api.test",
-        443,
-        testkit::SiteAuth::Bearer(support::TOKEN.into()),
-        testkit::Content::Json("{}".into()),
-    )?;
-    let _nginx = world.nginx(&[site])?;
-    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    let (world, _nginx, manifest) = support::api(testkit::SiteAuth::Bearer(support::TOKEN.into()))?;
     // What `ip netns exec` does.
     let script = "umount --lazy /sys && mount -t sysfs none /sys && exec \"$@\"";
     let mut run = world.sandbox.command("unshare");

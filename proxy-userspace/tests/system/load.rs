@@ -1,7 +1,7 @@
 //! Many clients at once.
 
 use anyhow::{Result, ensure};
-use testkit::{Content, SiteAuth};
+use testkit::SiteAuth;
 
 use crate::support::{self, TOKEN, World, counter, ok, stdout};
 
@@ -9,15 +9,7 @@ use crate::support::{self, TOKEN, World, counter, ok, stdout};
 fn sixty_four_clients_at_once_are_all_served() -> Result<()> {
     const CLIENTS: u64 = 64;
     const REQUESTS: u64 = 10;
-    let world = World::new(&["api.test"])?;
-    let site = world.site(
-        "api.test",
-        443,
-        SiteAuth::Bearer(TOKEN.into()),
-        Content::Json("{}".into()),
-    )?;
-    let nginx = world.nginx(&[site])?;
-    let manifest = world.manifest(&support::bearer("api", "https://api.test"))?;
+    let (world, nginx, manifest) = support::api(SiteAuth::Bearer(TOKEN.into()))?;
     // Half of the clients over each version; every one makes several requests.
     let script = format!(
         "for n in $(seq {CLIENTS}); do version=--http$((n % 2 + 1)); [ $version = --http1 ] && version=--http1.1; \

@@ -143,6 +143,15 @@ impl World {
     }
 }
 
+/// A world with one JSON API at `api.test` and a Connector to it with the usual token.
+pub(crate) fn api(auth: SiteAuth) -> Result<(World, Nginx, PathBuf)> {
+    let world = World::new(&["api.test"])?;
+    let site = world.site("api.test", 443, auth, Content::Json("{}".into()))?;
+    let nginx = world.nginx(&[site])?;
+    let manifest = world.manifest(&bearer("api", "https://api.test"))?;
+    Ok((world, nginx, manifest))
+}
+
 pub(crate) fn at(port: u16) -> Result<SocketAddr> {
     Ok(SocketAddr::new(ADDRESS.parse()?, port))
 }

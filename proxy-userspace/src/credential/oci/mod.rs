@@ -34,6 +34,6 @@ pub use attempt::{Attempt, Rejection};
 pub use challenge::Challenge;
 pub use error::{Cause, OciError, Party};
 pub use fetch::{Fetch, FetchError, MAX_ANSWER};
-pub use realm::{RealmError, verify as verify_realm};
+pub use realm::RealmError;
 pub use registry::RegistryAuth;
 pub use route::{Route, UploadStep};

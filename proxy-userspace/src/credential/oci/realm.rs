@@ -33,7 +33,7 @@ pub enum RealmError {
 /// A realm on the registry's own host is allowed whatever its address is, which registries
 /// inside a cluster or a private network need; their token service often has another port.
 /// Names are not resolved here.
-pub fn verify(realm: &str, registry: &Address) -> Result<Url, RealmError> {
+pub(super) fn verify(realm: &str, registry: &Address) -> Result<Url, RealmError> {
     let mut url = Url::parse(realm).map_err(|_| RealmError::NotAUrl)?;
     match url.scheme() {
         "https" => {}
