@@ -1,7 +1,8 @@
 //! Where the sources, the build output and the tools are.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -45,6 +46,13 @@ impl Workspace {
     /// A tool that the set-up built.
     pub(crate) fn tool(&self, name: &str) -> PathBuf {
         self.tools().join("bin").join(name)
+    }
+
+    /// `PATH`, with the programs that the set-up brought in front.
+    pub(crate) fn path_with_tools(&self) -> Result<OsString> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let folders = iter::once(self.tools().join("bin")).chain(env::split_paths(&path));
+        env::join_paths(folders).context("the target folder cannot be in PATH")
     }
 
     /// Cargo, to be run in the workspace.

@@ -7,6 +7,7 @@ use crate::run;
 use crate::workspace::Workspace;
 
 pub(crate) mod ebpf;
+mod kubectl;
 pub(crate) mod mounts;
 mod packages;
 pub(crate) mod tools;
@@ -17,7 +18,8 @@ pub(crate) fn perform(workspace: &Workspace) -> Result<()> {
     let packages = packages::missing(&toolchain);
     let mounts = mounts::missing()?;
     let linker = ebpf::LINKER.is_missing(workspace);
-    let nothing_to_do = packages.is_empty() && mounts.is_empty() && !linker;
+    let kubectl = kubectl::is_missing(workspace);
+    let nothing_to_do = packages.is_empty() && mounts.is_empty() && !linker && !kubectl;
 
     if !packages.is_empty() || !mounts.is_empty() {
         require_means(&packages, &mounts)?;
@@ -30,6 +32,9 @@ pub(crate) fn perform(workspace: &Workspace) -> Result<()> {
     }
     if linker {
         ebpf::install_linker(workspace, &toolchain)?;
+    }
+    if kubectl {
+        kubectl::install(workspace)?;
     }
     require_rust_components(workspace)?;
 
