@@ -92,6 +92,15 @@ impl NodeState {
         }
     }
 
+    /// The hosts of all Connectors that the node's workloads are granted.
+    pub fn hosts(&self) -> BTreeSet<&str> {
+        self.connectors
+            .values()
+            .flat_map(|entry| entry.connector.addresses())
+            .map(|address| address.host.as_str())
+            .collect()
+    }
+
     /// The message that leads from this state to a newer one; `None` if they are the same.
     pub fn delta(&self, newer: &Self, version: u64) -> Option<NodeUpdate> {
         (self != newer).then(|| changes(self, newer, version))

@@ -1,0 +1,111 @@
+//! The states of nodes, on their way from whoever works them out to the streams that send
+//! them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::snapshot::NodeState;
+
+/// A node's state, as far as it is known.
+pub type Known = Option<Arc<NodeState>>;
+
+/// The newest state of every node. A stream that is slow misses the states in between, and
+/// nothing queues up for it.
+#[derive(Default)]
+pub struct Nodes(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    states: HashMap<String, watch::Sender<Known>>,
+    /// The whole cluster has been looked at: a node that is not in `states` has nothing.
+    complete: bool,
+}
+
+impl Nodes {
+    /// Replaces the state of a node.
+    pub fn publish(&self, node: &str, state: Arc<NodeState>) {
+        let mut inner = self.lock();
+        let sender = inner.states.entry(node.to_owned()).or_default();
+        sender.send_if_modified(|known| {
+            let changes = known.as_deref() != Some(&*state);
+            if changes {
+                *known = Some(state);
+            }
+            changes
+        });
+    }
+
+    /// From now on a node without a state has nothing to know. Until then its agent waits,
+    /// because an empty state would have it take away what its pods are granted.
+    pub fn complete(&self) {
+        let mut inner = self.lock();
+        inner.complete = true;
+        for sender in inner.states.values() {
+            sender.send_if_modified(|known| {
+                let waits = known.is_none();
+                if waits {
+                    *known = Some(Arc::default());
+                }
+                waits
+            });
+        }
+    }
+
+    /// Whether [`Self::complete`] was called.
+    pub fn is_complete(&self) -> bool {
+        self.lock().complete
+    }
+
+    /// The state of a node, now and whenever it changes.
+    pub fn subscribe(&self, node: &str) -> watch::Receiver<Known> {
+        let mut inner = self.lock();
+        let complete = inner.complete;
+        let sender = inner
+            .states
+            .entry(node.to_owned())
+            .or_insert_with(|| watch::Sender::new(complete.then(Arc::default)));
+        sender.subscribe()
+    }
+
+    /// Forgets a node that is gone, unless somebody listens.
+    pub fn remove(&self, node: &str) {
+        let mut inner = self.lock();
+        let unused = |sender: &watch::Sender<Known>| sender.receiver_count() == 0;
+        if inner.states.get(node).is_some_and(unused) {
+            inner.states.remove(node);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_waits_until_the_cluster_is_known() {
+        let nodes = Nodes::default();
+        let early = nodes.subscribe("a");
+        assert!(early.borrow().is_none());
+        nodes.complete();
+        assert!(early.borrow().is_some() && nodes.subscribe("b").borrow().is_some());
+    }
+
+    #[test]
+    fn the_same_state_wakes_nobody() {
+        let nodes = Nodes::default();
+        let mut agent = nodes.subscribe("a");
+        nodes.publish("a", Arc::default());
+        assert!(agent.has_changed().expect("the sender lives"));
+        agent.mark_unchanged();
+        nodes.publish("a", Arc::default());
+        nodes.complete();
+        assert!(!agent.has_changed().expect("the sender lives"));
+    }
+}
