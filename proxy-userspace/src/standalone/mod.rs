@@ -87,9 +87,10 @@ async fn start(options: Options) -> Result<ExitCode> {
     let signals = Signals::listen()?;
     let open_files = child::raise_open_files()?;
     let rundir = RunDir::create()?;
-    let proxy = Arc::new(proxy(&options.connectors)?);
+    let (proxy, root_pem) = proxy(&options.connectors)?;
+    let proxy = Arc::new(proxy);
     let run = Run {
-        trust: Trust::prepare(proxy.interceptor.root_pem(), rundir.path())?,
+        trust: Trust::prepare(&root_pem, rundir.path())?,
         proxy: Arc::clone(&proxy),
         signals,
         open_files,
@@ -105,18 +106,23 @@ async fn start(options: Options) -> Result<ExitCode> {
     code
 }
 
-fn proxy(connectors: &[Arc<Connector>]) -> Result<Proxy> {
+/// The proxy, and the root that the command has to trust, in PEM.
+fn proxy(connectors: &[Arc<Connector>]) -> Result<(Proxy, String)> {
     let hosts: Vec<String> = connectors
         .iter()
         .flat_map(|connector| connector.addresses())
         .map(|address| address.host.clone())
         .collect();
-    Ok(Proxy {
+    let (authority, root_pem) = Authority::with_root(&hosts)?;
+    let interceptor = Interceptor::new()?;
+    interceptor.set_authority(authority);
+    let proxy = Proxy {
         policies: ArcSwap::default(),
-        interceptor: Interceptor::new(Authority::new(&hosts)?)?,
+        interceptor,
         resolver: Arc::default(),
         counters: Arc::default(),
-    })
+    };
+    Ok((proxy, root_pem))
 }
 
 /// One run, prepared as far as both modes have in common.

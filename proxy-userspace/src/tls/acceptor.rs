@@ -11,7 +11,7 @@ use rustls::{
 
 use super::{Authority, H2, HTTP1, TlsError, mint::Minter};
 
-/// Terminates the TLS of clients with certificates of the run's authority.
+/// Terminates the TLS of clients with certificates of the node's authority.
 pub struct Interceptor {
     minter: Arc<Minter>,
     /// Shared by all names; they differ in nothing but ALPN, and share the ticket keys.
@@ -21,9 +21,9 @@ pub struct Interceptor {
 }
 
 impl Interceptor {
-    /// An interceptor that signs with `authority`.
-    pub fn new(authority: Authority) -> Result<Self, TlsError> {
-        let minter = Arc::new(Minter::new(authority)?);
+    /// An interceptor that has no certificate until it has an authority.
+    pub fn new() -> Result<Self, TlsError> {
+        let minter = Arc::new(Minter::new()?);
         let mut config = ServerConfig::builder_with_provider(default_provider().into())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
@@ -42,9 +42,9 @@ impl Interceptor {
         })
     }
 
-    /// The certificate that clients have to trust, in PEM.
-    pub fn root_pem(&self) -> &str {
-        self.minter.authority().root_pem()
+    /// From now on `authority` signs the certificates.
+    pub fn set_authority(&self, authority: Authority) {
+        self.minter.set_authority(authority);
     }
 
     /// The configuration for `host` that speaks `alpn` and nothing else; `None` when the

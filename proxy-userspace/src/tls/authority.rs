@@ -1,9 +1,11 @@
-//! The certificate authority of one run.
+//! The certificate authority of a node or of one run.
 //!
 //! A root that clients are told to trust, and below it one intermediate that can only
 //! vouch for the Connectors' hosts. The constraint stands in the intermediate because not
-//! every verifier honours one in a trust anchor (RFC 5280, section 6.2). The root's key is
-//! gone as soon as the intermediate is signed, and neither key ever leaves memory.
+//! every verifier honours one in a trust anchor (RFC 5280, section 6.2). The root of a
+//! cluster is the controller's, which signs a node's intermediate; the root of a run is made
+//! here, and its key is gone as soon as the intermediate is signed. The intermediate's key
+//! never leaves memory.
 
 use std::{
     net::IpAddr,
@@ -29,38 +31,56 @@ const NO_NAME: &str = "postern.invalid";
 
 /// Signs leaf certificates for a fixed set of hosts.
 pub struct Authority {
-    root_pem: String,
     intermediate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
+/// The key of an [`Authority`] that somebody else is to sign.
+pub struct AuthorityKey(KeyPair);
+
+impl AuthorityKey {
+    /// A new key.
+    pub fn generate() -> Result<Self, TlsError> {
+        KeyPair::generate().map(Self).map_err(own_failure)
+    }
+
+    /// A certificate signing request for it (RFC 2986), DER.
+    pub fn request(&self) -> Result<Vec<u8>, TlsError> {
+        let params = CertificateParams::default();
+        let request = params.serialize_request(&self.0).map_err(own_failure)?;
+        Ok(request.der().to_vec())
+    }
+
+    /// The authority that `certificate` (DER) makes of it.
+    pub fn certified(self, certificate: Vec<u8>) -> Result<Authority, TlsError> {
+        let intermediate = CertificateDer::from(certificate);
+        let issuer = Issuer::from_ca_cert_der(&intermediate, self.0).map_err(own_failure)?;
+        Ok(Authority {
+            intermediate,
+            issuer,
+        })
+    }
+}
+
 impl Authority {
-    /// Makes an authority for `hosts`: DNS names and IP addresses.
-    pub fn new(hosts: &[String]) -> Result<Self, TlsError> {
-        let failed = |source| TlsError::Mint {
-            host: "Postern's own authority".into(),
-            source,
-        };
-        let root_key = KeyPair::generate().map_err(failed)?;
+    /// An authority for `hosts`, DNS names and IP addresses, below a root of its own, and
+    /// that root in PEM: what clients have to trust.
+    pub fn with_root(hosts: &[String]) -> Result<(Self, String), TlsError> {
+        let root_key = KeyPair::generate().map_err(own_failure)?;
         let root_params = ca_params("Postern root", BasicConstraints::Unconstrained);
-        let root = root_params.self_signed(&root_key).map_err(failed)?;
+        let root = root_params.self_signed(&root_key).map_err(own_failure)?;
         let root_issuer = Issuer::new(root_params, root_key);
 
-        let key = KeyPair::generate().map_err(failed)?;
+        let key = KeyPair::generate().map_err(own_failure)?;
         let mut params = ca_params("Postern intermediate", BasicConstraints::Constrained(0));
         params.name_constraints = Some(constraints(hosts));
         params.use_authority_key_identifier_extension = true;
-        let intermediate = params.signed_by(&key, &root_issuer).map_err(failed)?;
-        Ok(Self {
-            root_pem: root.pem(),
+        let intermediate = params.signed_by(&key, &root_issuer).map_err(own_failure)?;
+        let authority = Self {
             intermediate: intermediate.der().clone(),
             issuer: Issuer::new(params, key),
-        })
-    }
-
-    /// The certificate that clients have to trust, in PEM.
-    pub fn root_pem(&self) -> &str {
-        &self.root_pem
+        };
+        Ok((authority, root.pem()))
     }
 
     /// A chain for `host`, which has to be one of the authority's, and the key's owner.
@@ -84,6 +104,13 @@ impl Authority {
         params.serial_number = Some(serial()?);
         let leaf = params.signed_by(key, &self.issuer).map_err(failed)?;
         Ok(vec![leaf.der().clone(), self.intermediate.clone()])
+    }
+}
+
+fn own_failure(source: rcgen::Error) -> TlsError {
+    TlsError::Mint {
+        host: "Postern's own authority".into(),
+        source,
     }
 }
 

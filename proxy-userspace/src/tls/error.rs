@@ -9,6 +9,9 @@ pub enum TlsError {
         /// Why.
         source: rcgen::Error,
     },
+    /// Nobody has signed this node's authority yet.
+    #[error("no certificate can be made before the controller has signed this node's authority")]
+    NoAuthority,
     /// The system has no random numbers.
     #[error("the system has no random numbers for a certificate")]
     Random,

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
@@ -19,11 +19,17 @@ use crate::{limits, state::normal_host};
 
 /// Answers with a certificate for the name that the client asks for.
 pub(super) struct Minter {
-    authority: Authority,
     /// One key for all leaves of the process.
     key: KeyPair,
     signing_key: Arc<dyn rustls::sign::SigningKey>,
-    leaves: Mutex<HashMap<String, Leaf>>,
+    signed: Mutex<Signed>,
+}
+
+/// Who signs, and what was signed.
+#[derive(Default)]
+struct Signed {
+    authority: Option<Authority>,
+    leaves: HashMap<String, Leaf>,
 }
 
 struct Leaf {
@@ -33,28 +39,32 @@ struct Leaf {
 }
 
 impl Minter {
-    pub(super) fn new(authority: Authority) -> Result<Self, TlsError> {
+    pub(super) fn new() -> Result<Self, TlsError> {
         let key = KeyPair::generate().map_err(|source| TlsError::Mint {
             host: "any host".into(),
             source,
         })?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Ok(Self {
-            authority,
             signing_key: rustls::crypto::aws_lc_rs::sign::any_supported_type(&der)?,
             key,
-            leaves: Mutex::default(),
+            signed: Mutex::default(),
         })
     }
 
-    pub(super) fn authority(&self) -> &Authority {
-        &self.authority
+    /// From now on `authority` signs.
+    pub(super) fn set_authority(&self, authority: Authority) {
+        *self.lock() = Signed {
+            authority: Some(authority),
+            leaves: HashMap::new(),
+        };
     }
 
     /// The certificate for `host`, from the cache or made now.
     pub(super) fn leaf(&self, host: &str) -> Result<Arc<CertifiedKey>, TlsError> {
         // Hosts are the Connectors' own, so the lock is held while signing only a few times.
-        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut signed = self.lock();
+        let Signed { authority, leaves } = &mut *signed;
         if let Some(leaf) = leaves.get(host)
             && leaf
                 .made
@@ -63,7 +73,8 @@ impl Minter {
         {
             return Ok(Arc::clone(&leaf.certified));
         }
-        let chain = self.authority.leaf(host, &self.key, limits::LEAF_LIFE)?;
+        let authority = authority.as_ref().ok_or(TlsError::NoAuthority)?;
+        let chain = authority.leaf(host, &self.key, limits::LEAF_LIFE)?;
         let certified = Arc::new(CertifiedKey::new(chain, Arc::clone(&self.signing_key)));
         if leaves.len() >= limits::LEAVES {
             leaves.clear();
@@ -76,6 +87,11 @@ impl Minter {
             },
         );
         Ok(certified)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Signed> {
+        // Nothing panics while it holds the lock.
+        self.signed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,4 +1,4 @@
-//! How we are believed, and whom we believe: the run's authority and its leaf certificates
+//! How we are believed, and whom we believe: the node's authority and its leaf certificates
 //! towards clients, trust in upstreams.
 
 mod acceptor;
@@ -8,7 +8,7 @@ mod mint;
 mod trust;
 
 pub use acceptor::{Interceptor, is_distrust};
-pub use authority::Authority;
+pub use authority::{Authority, AuthorityKey};
 pub use error::TlsError;
 pub use trust::{Roots, UpstreamTls};
 
