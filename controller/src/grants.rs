@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use aws_lc_rs::digest::{Context, SHA256};
 use connectors::ConnectorId;
 
 /// A pod, as far as grants and nodes need it.
@@ -132,45 +133,56 @@ fn granted(
 pub type PolicyId = u32;
 
 /// The policies of one node: each distinct set of granted Connectors has an id, and keeps it
-/// for as long as some pod of the node has that set. Ids are not used again.
+/// for as long as some pod of the node has that set.
+///
+/// An id starts from a hash of the set, so that it means the same after a restart of the
+/// controller and on every replica: an agent that changes over from one to the other never
+/// has a pod under an id that stands for somebody else's Connectors.
 #[derive(Clone, Debug, Default)]
-pub struct Policies {
-    ids: BTreeMap<BTreeSet<ConnectorId>, PolicyId>,
-    last: PolicyId,
-}
+pub struct Policies(BTreeMap<BTreeSet<ConnectorId>, PolicyId>);
 
 impl Policies {
     /// Takes over the sets in use; the empty set needs no policy.
     pub fn update<'a>(&mut self, sets: impl IntoIterator<Item = &'a BTreeSet<ConnectorId>>) {
         let in_use: BTreeSet<_> = sets.into_iter().filter(|set| !set.is_empty()).collect();
-        self.ids.retain(|set, _| in_use.contains(set));
+        self.0.retain(|set, _| in_use.contains(set));
         for set in in_use {
-            if !self.ids.contains_key(set) {
-                let id = self.next();
-                self.ids.insert(set.clone(), id);
+            if !self.0.contains_key(set) {
+                let id = self.free(hash(set));
+                self.0.insert(set.clone(), id);
             }
         }
     }
 
     /// The policy of a set; 0 for the empty one and for those not in use.
     pub fn id(&self, set: &BTreeSet<ConnectorId>) -> PolicyId {
-        self.ids.get(set).copied().unwrap_or_default()
+        self.0.get(set).copied().unwrap_or_default()
     }
 
     /// All policies.
     pub fn iter(&self) -> impl Iterator<Item = (PolicyId, &BTreeSet<ConnectorId>)> {
-        self.ids.iter().map(|(set, id)| (*id, set))
+        self.0.iter().map(|(set, id)| (*id, set))
     }
 
-    /// The next number; after the last one it starts again with those not in use.
-    fn next(&mut self) -> PolicyId {
-        loop {
-            self.last = self.last.wrapping_add(1);
-            if self.last != 0 && !self.ids.values().any(|id| *id == self.last) {
-                return self.last;
-            }
+    /// The first number from `start` that is not in use.
+    fn free(&self, start: PolicyId) -> PolicyId {
+        let mut id = start;
+        while id == 0 || self.0.values().any(|used| *used == id) {
+            id = id.wrapping_add(1);
         }
+        id
     }
+}
+
+fn hash(set: &BTreeSet<ConnectorId>) -> PolicyId {
+    let mut context = Context::new(&SHA256);
+    for id in set {
+        context.update(&id.0.to_be_bytes());
+    }
+    let hash = context.finish();
+    hash.as_ref()
+        .first_chunk()
+        .map_or(1, |it| PolicyId::from_be_bytes(*it))
 }
 
 #[cfg(test)]
