@@ -5,6 +5,7 @@
 //! above, except for [`state`], [`telemetry`] and [`limits`], which every room may use.
 //! [`probe`] stands beside the path: it checks whether a Connector would work.
 
+pub mod agent;
 pub mod cli;
 pub mod standalone;
 

@@ -72,3 +72,23 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const DRAIN_BYTES: usize = 16 * 1024 * 1024;
 /// How long that may take.
 pub const DRAIN_TIME: Duration = Duration::from_secs(2);
+/// Longest pause before the controller is tried again.
+pub const RECONNECT: Duration = Duration::from_secs(10);
+/// How long the controller may take to open a stream.
+pub const SUBSCRIBE: Duration = Duration::from_secs(10);
+/// How long it may take to sign the node's authority.
+pub const SIGN: Duration = Duration::from_secs(10);
+/// Largest update from the controller, bytes.
+pub const UPDATE: usize = 64 * 1024 * 1024;
+/// Acknowledgements that wait to be sent.
+pub const ACKNOWLEDGEMENTS: usize = 16;
+/// Age from which the node's authority is replaced; well before the end of its life.
+pub const AUTHORITY_AGE: Duration = Duration::from_hours(8);
+/// How long pods that are there when an agent starts may keep it from being ready.
+pub const FIRST_PODS: Duration = Duration::from_secs(30);
+/// How long open connections may take to end when the agent is told to stop.
+pub const STOP: Duration = Duration::from_secs(20);
+/// Age of an agent's last sign of life from which it counts as stuck.
+pub const STUCK: Duration = Duration::from_secs(10);
+/// How long an agent may take to tell its status.
+pub const STATUS: Duration = Duration::from_secs(3);

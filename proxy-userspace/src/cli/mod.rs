@@ -1,8 +1,10 @@
 //! The command line: one file per command.
 
+mod agent;
 mod check;
 mod enter;
 mod run;
+mod status;
 
 use std::{
     fs::File,
@@ -36,6 +38,8 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Agent(agent::Agent),
+    Status(status::Status),
     #[command(hide = true)]
     Enter(enter::Enter),
 }
@@ -47,6 +51,22 @@ struct Manifests {
     /// given several times.
     #[arg(short, long = "filename", value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+}
+
+/// Where an agent keeps programs and maps.
+#[derive(Args)]
+struct Pins {
+    /// Directory of a BPF file system for programs and maps that outlive the agent.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/postern")]
+    pins: PathBuf,
+}
+
+/// Where an agent can be asked.
+#[derive(Args)]
+struct RunDirectory {
+    /// Directory of the agent's socket.
+    #[arg(long = "run-dir", value_name = "DIR", default_value = "/run/postern")]
+    run_directory: PathBuf,
 }
 
 impl Manifests {
@@ -95,6 +115,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(run) => run.execute(),
         Command::Check(check) => check.execute(),
+        Command::Agent(agent) => agent.execute(),
+        Command::Status(status) => status.execute(),
         Command::Enter(enter) => enter.execute(),
     };
     result.unwrap_or_else(|error| {

@@ -158,6 +158,11 @@ impl Drop for Cgroup {
     }
 }
 
+/// Where the unified hierarchy is mounted.
+pub fn hierarchy() -> Result<PathBuf, CgroupError> {
+    mount_point().map(|(mount, _)| mount)
+}
+
 /// Where the unified hierarchy is mounted, and which cgroup shows there; hybrid hosts have it
 /// at another place.
 fn mount_point() -> Result<(PathBuf, PathBuf), CgroupError> {

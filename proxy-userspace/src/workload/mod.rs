@@ -4,7 +4,7 @@ mod cgroup;
 mod netns;
 pub mod pods;
 
-pub use cgroup::{Cgroup, CgroupError};
+pub use cgroup::{Cgroup, CgroupError, hierarchy};
 pub use netns::{NetNs, NetNsError};
 
 /// Number of one distinct set of granted Connectors. 0 grants nothing.

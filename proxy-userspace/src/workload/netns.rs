@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread,
 };
@@ -50,6 +51,12 @@ impl NetNs {
                 source,
             }),
         }
+    }
+
+    /// Inode number of its file; `None` for the namespace of this process.
+    pub fn inode(&self) -> Option<u64> {
+        let metadata = self.file.as_ref()?.metadata().ok()?;
+        Some(metadata.ino())
     }
 
     /// Runs `work` in the namespace. Sockets that it makes stay there.

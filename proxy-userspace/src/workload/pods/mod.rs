@@ -9,8 +9,8 @@ mod tree;
 mod watch;
 
 pub use name::PodUid;
-pub use netns::find_netns;
-pub use tree::PodCgroup;
+pub use netns::{PodNetNs, find_netns};
+pub use tree::{PodCgroup, levels, outermost};
 pub use watch::{PodEvent, PodWatcher};
 
 use std::{io, path::PathBuf};

@@ -76,6 +76,11 @@ impl PodWatcher {
         Ok(watcher)
     }
 
+    /// The next change of those that were found already.
+    pub fn try_next(&mut self) -> Option<PodEvent> {
+        self.pending.pop_front()
+    }
+
     /// The next change. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<PodEvent, PodsError> {
         loop {

@@ -1,0 +1,123 @@
+//! The node's certificate authority: its key is made here, the controller signs it, and it is
+//! signed anew when more hosts are granted or when it grows old.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use super::controller::{Controller, ControllerError, delays};
+use crate::{
+    limits,
+    tls::{Authority, AuthorityKey, TlsError},
+};
+
+/// Why the node has no authority.
+#[derive(Debug, thiserror::Error)]
+enum SignError {
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// An authority, and the hosts that it may vouch for.
+pub(super) struct Signed {
+    pub(super) authority: Authority,
+    pub(super) hosts: BTreeSet<String>,
+}
+
+/// Gets the authority signed, one request at a time.
+pub(super) struct Signer {
+    controller: Arc<Controller>,
+    hosts: BTreeSet<String>,
+    signed: Option<Instant>,
+    running: Option<JoinHandle<Signed>>,
+}
+
+impl Signer {
+    pub(super) fn new(controller: Arc<Controller>) -> Self {
+        Self {
+            controller,
+            hosts: BTreeSet::new(),
+            signed: None,
+            running: None,
+        }
+    }
+
+    /// The hosts that the authority in force may vouch for; `None` when there is none.
+    pub(super) fn hosts(&self) -> Option<&BTreeSet<String>> {
+        self.signed.map(|_| &self.hosts)
+    }
+
+    /// Has the authority signed unless the one in force is good for these hosts.
+    pub(super) fn want(&mut self, hosts: &BTreeSet<String>) {
+        let good = self
+            .signed
+            .is_some_and(|at| at.elapsed() < limits::AUTHORITY_AGE && hosts.is_subset(&self.hosts));
+        if !good && self.running.is_none() {
+            let controller = Arc::clone(&self.controller);
+            self.running = Some(tokio::spawn(sign(controller)));
+        }
+    }
+
+    /// The next authority; never, as long as none is wanted. Dropping the future loses
+    /// nothing.
+    pub(super) async fn next(&mut self) -> Signed {
+        let Some(running) = &mut self.running else {
+            return std::future::pending().await;
+        };
+        let done = running.await;
+        self.running = None;
+        match done {
+            Ok(signed) => {
+                self.hosts.clone_from(&signed.hosts);
+                self.signed = Some(Instant::now());
+                signed
+            }
+            // It panicked, or the runtime ends; whoever still wants it asks again.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Signer {
+    fn drop(&mut self) {
+        if let Some(running) = &self.running {
+            running.abort();
+        }
+    }
+}
+
+/// Asks until there is an answer. What the certificate is good for is the controller's to
+/// decide, so the question stays the same.
+async fn sign(controller: Arc<Controller>) -> Signed {
+    let mut delays = delays();
+    let mut last_reason = String::new();
+    loop {
+        match sign_once(&controller).await {
+            Ok(signed) => return signed,
+            // The stream comes first, and says itself why it does not come.
+            Err(SignError::Controller(ControllerError::Away(_))) => {}
+            Err(error) => {
+                let reason = error.to_string();
+                if reason != last_reason {
+                    tracing::warn!("this node's certificate authority is not signed: {reason}");
+                }
+                last_reason = reason;
+            }
+        }
+        sleep(delays.next().unwrap_or(limits::RECONNECT)).await;
+    }
+}
+
+async fn sign_once(controller: &Controller) -> Result<Signed, SignError> {
+    let key = AuthorityKey::generate()?;
+    let response = controller.sign(key.request()?).await?;
+    Ok(Signed {
+        authority: key.certified(response.certificate)?,
+        hosts: response.hosts.into_iter().collect(),
+    })
+}

@@ -1,0 +1,386 @@
+//! `postern agent`: serves the pods of one node with what the controller says.
+//!
+//! One thread does everything but the connections: it takes the controller's updates
+//! ([`controller`], [`snapshot`]), has the node's authority signed ([`authority`]), pairs pods
+//! with their cgroups ([`pods`]) and tells how it is ([`status`]). What serves them is the
+//! [`Node`] that `postern run` uses.
+
+mod authority;
+mod controller;
+mod pods;
+mod snapshot;
+mod status;
+mod wire;
+
+pub use status::{Status, StatusError, ask};
+
+use std::{fs::File, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+use arc_swap::ArcSwap;
+use nix::sys::prctl::set_dumpable;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, interval, sleep, sleep_until, timeout},
+};
+
+use crate::{
+    limits,
+    node::{Event, Node},
+    proxy::Proxy,
+    telemetry::Counters,
+    tls::{Interceptor, Roots},
+    workload::{
+        hierarchy,
+        pods::{PodWatcher, levels, outermost},
+    },
+};
+use authority::Signer;
+use controller::{Controller, Receipt, Update};
+use pods::Pods;
+use snapshot::Snapshot;
+use status::{Board, Socket};
+
+/// What `postern agent` was told.
+pub struct Options {
+    /// Name of the node, as in `spec.nodeName` of its pods.
+    pub node: String,
+    /// Host and port of the controller.
+    pub controller: String,
+    /// PEM file of the authority that vouches for the controller.
+    pub controller_ca: PathBuf,
+    /// File with the service account's token; read anew for each connection.
+    pub token_file: PathBuf,
+    /// The part of the cgroup tree that holds the kubelet's directory; `None` looks for the
+    /// mount of the unified hierarchy.
+    pub cgroup_root: Option<PathBuf>,
+    /// Where programs and maps are pinned, on a BPF file system.
+    pub pins: PathBuf,
+    /// For the status socket.
+    pub run_directory: PathBuf,
+}
+
+/// Serves until it is told to stop or a successor has taken over.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    // Other processes of the same user cannot read the credentials out of this one's memory.
+    if let Err(error) = set_dumpable(false) {
+        tracing::warn!("cannot protect the memory of this process: {error}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(start(options));
+    // A resolver that hangs must not keep the agent from ending.
+    runtime.shutdown_background();
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+async fn start(options: &Options) -> Result<()> {
+    let mut stop = Stop::listen()?;
+    let cgroups = match &options.cgroup_root {
+        Some(path) => path.clone(),
+        None => hierarchy()?,
+    };
+    let board = Arc::new(Board::new(&options.node));
+    let socket = Socket::bind(&options.run_directory).with_context(|| {
+        let directory = options.run_directory.display();
+        format!("cannot listen for questions about the status in {directory}")
+    })?;
+    let controller = Controller::new(options);
+    let (sender, updates) = mpsc::channel(1);
+    let agent = Agent {
+        proxy: Arc::new(Proxy {
+            policies: ArcSwap::default(),
+            interceptor: Interceptor::new()?,
+            resolver: Arc::default(),
+            counters: Arc::default(),
+        }),
+        roots: Roots::system(),
+        connected: controller.connected(),
+        signer: Signer::new(Arc::clone(&controller)),
+        board: Arc::clone(&board),
+        snapshot: Snapshot::default(),
+        unacknowledged: None,
+        updates,
+    };
+    tokio::select! {
+        () = socket.serve(&board) => Ok(()),
+        () = controller.subscribe(sender) => Ok(()),
+        done = agent.serve(options, &cgroups, &mut stop) => done,
+    }
+}
+
+/// Signals that end the agent.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot handle signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What an agent knows.
+struct Agent {
+    proxy: Arc<Proxy>,
+    roots: Roots,
+    signer: Signer,
+    snapshot: Snapshot,
+    updates: mpsc::Receiver<Update>,
+    /// The last update, until all of it is in force.
+    unacknowledged: Option<(u64, Receipt, String)>,
+    connected: watch::Receiver<bool>,
+    board: Arc<Board>,
+}
+
+impl Agent {
+    async fn serve(mut self, options: &Options, cgroups: &PathBuf, stop: &mut Stop) -> Result<()> {
+        tokio::select! {
+            () = self.learn() => {}
+            () = stop.wait() => return Ok(()),
+        }
+        tokio::select! {
+            () = self.resolve() => {}
+            () = stop.wait() => return Ok(()),
+        }
+        // Only now does a predecessor, if there is one, stop following the controller.
+        let kubepods = outermost(cgroups);
+        let mut watcher = PodWatcher::new(cgroups)?;
+        let take_over = Node::take_over(Arc::clone(&self.proxy), &levels(&kubepods), &options.pins);
+        let mut node = tokio::select! {
+            node = take_over => node?,
+            () = stop.wait() => return Ok(()),
+        };
+        self.bring_into_force(&mut node)?;
+        for path in &kubepods {
+            let directory = File::open(path)
+                .with_context(|| format!("cannot open the cgroup {}", path.display()))?;
+            node.attach(&directory)?;
+        }
+        let replaced = self.follow(&mut node, &mut watcher, stop).await?;
+        if replaced {
+            tracing::info!("a successor has taken over");
+            node.drain().await;
+        } else {
+            self.farewell(&mut node).await;
+        }
+        Ok(())
+    }
+
+    /// Waits for the first state and for an authority that is good for it.
+    async fn learn(&mut self) {
+        let mut beat = interval(limits::HEARTBEAT);
+        loop {
+            let hosts = self.snapshot.hosts();
+            if self.snapshot.version().is_some() {
+                self.signer.want(&hosts);
+                if self.signer.hosts().is_some_and(|signed| hosts.is_subset(signed)) {
+                    return;
+                }
+            }
+            tokio::select! {
+                Some(update) = self.updates.recv() => self.take(&update),
+                signed = self.signer.next() => {
+                    self.proxy.interceptor.set_authority(signed.authority);
+                }
+                _ = beat.tick() => self.report(None),
+            }
+        }
+    }
+
+    /// Makes the resolver know the hosts: destinations that a predecessor left in the kernel
+    /// are replaced by those that are known here.
+    async fn resolve(&self) {
+        let mut lookups = JoinSet::new();
+        for host in self.snapshot.hosts() {
+            let resolver = Arc::clone(&self.proxy.resolver);
+            // One that fails is complained about when it is tried again.
+            lookups.spawn(async move { drop(resolver.resolve(&host).await) });
+        }
+        while lookups.join_next().await.is_some() {
+            self.report(None);
+        }
+    }
+
+    /// Follows the controller and the cgroup tree until it is told to stop (false) or is
+    /// replaced (true).
+    async fn follow(
+        &mut self,
+        node: &mut Node,
+        watcher: &mut PodWatcher,
+        stop: &mut Stop,
+    ) -> Result<bool> {
+        let mut pods = Pods::default();
+        let mut first = First::new();
+        let mut beat = interval(limits::HEARTBEAT);
+        while let Some(event) = watcher.try_next() {
+            pods.observe(event, &self.snapshot, node);
+        }
+        node.resolve_soon();
+        loop {
+            first.look(&pods, &self.snapshot, node)?;
+            self.report(Some((&pods, first.are_served())));
+            let retry = pods.next_retry();
+            tokio::select! {
+                event = watcher.next() => pods.observe(event?, &self.snapshot, node),
+                Some(update) = self.updates.recv() => {
+                    self.take(&update);
+                    self.bring_into_force(node)?;
+                    node.resolve_soon();
+                    pods.follow(&self.snapshot, node);
+                }
+                signed = self.signer.next() => {
+                    self.proxy.interceptor.set_authority(signed.authority);
+                    self.bring_into_force(node)?;
+                    node.resolve_soon();
+                }
+                () = at(retry) => pods.retry(&self.snapshot, node),
+                () = stop.wait() => return Ok(false),
+                event = node.tick() => match event? {
+                    Event::Went => {}
+                    Event::Replaced => return Ok(true),
+                },
+                // The authority grows old.
+                _ = beat.tick() => self.signer.want(&self.snapshot.hosts()),
+            }
+        }
+    }
+
+    /// Takes over an update; what of it cannot be followed is said when it is acknowledged.
+    fn take(&mut self, update: &Update) {
+        let version = update.message.version;
+        let fault = match self.snapshot.apply(&update.message) {
+            Ok(faults) => {
+                let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                texts.join("; ")
+            }
+            Err(error) => error.to_string(),
+        };
+        if !fault.is_empty() {
+            tracing::error!("the controller's update {version} is not in force as a whole: {fault}");
+        }
+        self.unacknowledged = Some((version, update.receipt.clone(), fault));
+    }
+
+    /// Makes the state that is known the one in force, as far as the authority is good for it;
+    /// the rest follows when it has been signed for.
+    fn bring_into_force(&mut self, node: &mut Node) -> Result<()> {
+        let hosts = self.snapshot.hosts();
+        self.signer.want(&hosts);
+        let Some(signed) = self.signer.hosts() else {
+            return Ok(());
+        };
+        let refused = node.set_policies(self.snapshot.grants(signed), &self.roots)?;
+        if !hosts.is_subset(signed) {
+            return Ok(());
+        }
+        if let Some((version, receipt, mut fault)) = self.unacknowledged.take() {
+            for (_, error) in &refused {
+                tracing::error!("{error}");
+                if !fault.is_empty() {
+                    fault.push_str("; ");
+                }
+                fault.push_str(&error.to_string());
+            }
+            receipt.acknowledge(version, fault);
+        }
+        Ok(())
+    }
+
+    fn report(&self, serving: Option<(&Pods, bool)>) {
+        let unsigned = match self.signer.hosts() {
+            Some(signed) => self.snapshot.hosts().difference(signed).count(),
+            None => self.snapshot.hosts().len(),
+        };
+        let counters = &self.proxy.counters;
+        self.board.update(|status| {
+            status.connected = *self.connected.borrow();
+            status.state_version = self.snapshot.version();
+            status.connectors = self.snapshot.connectors();
+            status.unsigned_hosts = unsigned;
+            status.connections = Counters::read(&counters.open);
+            status.injected = Counters::read(&counters.injected);
+            if let Some((pods, ready)) = serving {
+                status.ready = ready;
+                status.pods = pods.enrolled();
+                status.waiting_pods = pods.waiting(&self.snapshot);
+            }
+        });
+    }
+
+    /// Goes on serving until open connections have ended, within bounds. The kernel sends new
+    /// ones here until a successor takes over, or refuses them when this agent is gone.
+    async fn farewell(&self, node: &mut Node) {
+        self.board.update(|status| status.ready = false);
+        let quiet = async {
+            while Counters::read(&self.proxy.counters.open) > 0 {
+                sleep(limits::STOP / 100).await;
+            }
+        };
+        let keep_up = async {
+            while let Ok(Event::Went) = node.tick().await {}
+        };
+        let _ = timeout(limits::STOP, async {
+            tokio::select! {
+                () = quiet => {}
+                () = keep_up => {}
+            }
+        })
+        .await;
+    }
+}
+
+/// The pods that were there when the agent started: until they are served it is not ready,
+/// and what a predecessor had enrolled stays.
+struct First {
+    since: Instant,
+    served: bool,
+}
+
+impl First {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            served: false,
+        }
+    }
+
+    fn are_served(&self) -> bool {
+        self.served
+    }
+
+    fn look(&mut self, pods: &Pods, snapshot: &Snapshot, node: &mut Node) -> Result<()> {
+        if self.served {
+            return Ok(());
+        }
+        let waited = self.since.elapsed() > limits::FIRST_PODS;
+        if pods.is_settled(snapshot) || waited {
+            node.forget_strangers()?;
+            self.served = true;
+        }
+        Ok(())
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

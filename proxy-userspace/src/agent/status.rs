@@ -1,0 +1,183 @@
+//! What the agent tells about itself, on a socket in its run directory: a port would be one
+//! of the node's.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::limits;
+
+const SOCKET: &str = "agent.sock";
+
+/// The state of an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Its node.
+    pub node: String,
+    /// Whether its main loop turns.
+    pub live: bool,
+    /// Whether the pods that were there when it started are served.
+    pub ready: bool,
+    /// Whether the controller's stream is up.
+    pub connected: bool,
+    /// Version of the state in force; none before the first.
+    pub state_version: Option<u64>,
+    /// Connectors in force.
+    pub connectors: usize,
+    /// Hosts of Connectors that wait for the controller to sign this node's authority for them.
+    pub unsigned_hosts: usize,
+    /// Pods that are served.
+    pub pods: usize,
+    /// Pods that have Connectors granted and are not served yet.
+    pub waiting_pods: usize,
+    /// Connections that are open.
+    pub connections: u64,
+    /// Requests that got a credential.
+    pub injected: u64,
+}
+
+/// Why an agent cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// Nobody listens.
+    #[error("no agent answers at {}: {source}; is `postern agent` running?", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// It took the question and gave no answer.
+    #[error("the agent at {} does not answer", .0.display())]
+    Silent(PathBuf),
+    /// An answer of another version.
+    #[error("the agent at {} answered something else than a status: {source}", path.display())]
+    Answer {
+        /// The socket.
+        path: PathBuf,
+        /// Why it cannot be read.
+        source: serde_json::Error,
+    },
+}
+
+/// The newest status, and when the main loop last turned.
+#[derive(Debug)]
+pub(super) struct Board(Mutex<(Status, Instant)>);
+
+impl Board {
+    pub(super) fn new(node: &str) -> Self {
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            node: node.to_owned(),
+            ..Status::default()
+        };
+        Self(Mutex::new((status, Instant::now())))
+    }
+
+    /// Changes the status; that is a sign of life as well.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Status)) {
+        let mut board = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        change(&mut board.0);
+        board.1 = Instant::now();
+    }
+
+    fn read(&self) -> Status {
+        let board = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Status {
+            live: board.1.elapsed() < limits::STUCK,
+            ..board.0.clone()
+        }
+    }
+}
+
+/// The socket; removed when dropped, unless a successor has put its own there.
+pub(super) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: Option<u64>,
+}
+
+impl Socket {
+    /// Listens in the run directory, in place of an agent that was there before.
+    pub(super) fn bind(directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        let path = directory.join(SOCKET);
+        let new = directory.join(format!("{SOCKET}.{}", std::process::id()));
+        // What an agent that was killed before it got further left behind.
+        let _ = fs::remove_file(&new);
+        let listener = UnixListener::bind(&new)?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&new, &path)?;
+        let inode = inode(&path);
+        Ok(Self {
+            listener,
+            path,
+            inode,
+        })
+    }
+
+    /// Answers everybody who asks.
+    pub(super) async fn serve(&self, board: &Board) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    // One small line fits into the socket's buffer.
+                    let _ = timeout(limits::STATUS, answer(stream, board.read())).await;
+                }
+                Err(error) => {
+                    tracing::error!("cannot accept on {}: {error}", self.path.display());
+                    sleep(limits::ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.inode.is_some() && inode(&self.path) == self.inode {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    fs::symlink_metadata(path).ok().map(|found| found.ino())
+}
+
+async fn answer(mut stream: UnixStream, status: Status) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&status)?;
+    line.push(b'\n');
+    stream.write_all(&line).await
+}
+
+/// Asks the agent whose run directory this is.
+pub async fn ask(directory: &Path) -> Result<Status, StatusError> {
+    let path = directory.join(SOCKET);
+    let conversation = async {
+        let mut text = Vec::new();
+        let stream = UnixStream::connect(&path).await?;
+        stream.take(1 << 20).read_to_end(&mut text).await?;
+        io::Result::Ok(text)
+    };
+    let text = match timeout(limits::STATUS, conversation).await {
+        Ok(Ok(text)) => text,
+        Ok(Err(source)) => return Err(StatusError::Connect { path, source }),
+        Err(_) => return Err(StatusError::Silent(path)),
+    };
+    serde_json::from_slice(&text).map_err(|source| StatusError::Answer { path, source })
+}

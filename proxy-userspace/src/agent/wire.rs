@@ -1,0 +1,164 @@
+//! From the messages of the protocol to our types.
+
+use std::{net::IpAddr, sync::Arc};
+
+use proxy_common::distribution::{self as wire, credential::Kind};
+use rustls_pki_types::CertificateDer;
+
+use crate::{
+    node::{Binding, Granted},
+    state::{
+        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
+        Scheme,
+    },
+};
+
+/// What a message has that it must not have. A newer controller may send what this version
+/// does not know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The number that means "none".
+    #[error("{0} has the number 0")]
+    Zero(&'static str),
+    /// A Connector without an address.
+    #[error("connector {0} has no address")]
+    NoAddress(String),
+    /// A port that is none.
+    #[error("connector {connector} has port {port}")]
+    Port {
+        /// Namespace and name.
+        connector: String,
+        /// What was sent.
+        port: u32,
+    },
+    /// A value that this version does not know.
+    #[error(
+        "connector {connector} has a {field} that this version of the agent does not know; \
+         update the agent"
+    )]
+    Unknown {
+        /// Namespace and name.
+        connector: String,
+        /// Which field.
+        field: &'static str,
+    },
+    /// An address of a pod that is none.
+    #[error("pod {pod} has the address {address:?}")]
+    PodAddress {
+        /// Namespace and name.
+        pod: String,
+        /// What was sent.
+        address: String,
+    },
+}
+
+/// A Connector with the state of its credential.
+pub(super) fn granted(message: &wire::Connector) -> Result<Granted, WireError> {
+    if message.id == 0 {
+        return Err(WireError::Zero("a connector"));
+    }
+    let title = format!("{}/{}", message.namespace, message.name);
+    let unknown = |field| WireError::Unknown {
+        connector: title.clone(),
+        field,
+    };
+    let mut addresses = message
+        .addresses
+        .iter()
+        .map(|it| address(it, &title))
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter();
+    let protocol = match wire::Protocol::try_from(message.protocol) {
+        Ok(wire::Protocol::Http) => Protocol::Http,
+        Ok(wire::Protocol::Oci) => Protocol::Oci,
+        Err(_) => return Err(unknown("protocol")),
+    };
+    let client_authorization =
+        match wire::ClientAuthorization::try_from(message.client_authorization) {
+            Ok(wire::ClientAuthorization::Replace) => ClientAuthorization::Replace,
+            Ok(wire::ClientAuthorization::Keep) => ClientAuthorization::Keep,
+            Ok(wire::ClientAuthorization::Reject) => ClientAuthorization::Reject,
+            Err(_) => return Err(unknown("client authorization")),
+        };
+    let failure_policy = match wire::FailurePolicy::try_from(message.failure_policy) {
+        Ok(wire::FailurePolicy::Closed) => FailurePolicy::Closed,
+        Ok(wire::FailurePolicy::Open) => FailurePolicy::Open,
+        Err(_) => return Err(unknown("failure policy")),
+    };
+    let credential = match &message.credential {
+        None => None,
+        Some(it) => Some(credential(it).ok_or_else(|| unknown("credential"))?),
+    };
+    let connector = Connector {
+        id: ConnectorId(message.id),
+        namespace: message.namespace.clone(),
+        name: message.name.clone(),
+        class: message.class.clone(),
+        address: addresses
+            .next()
+            .ok_or_else(|| WireError::NoAddress(title.clone()))?,
+        extensions: addresses.collect(),
+        protocol,
+        credential,
+        client_authorization,
+        failure_policy,
+        extra_roots: message
+            .extra_roots
+            .iter()
+            .map(|der| CertificateDer::from(der.clone()))
+            .collect(),
+    };
+    Ok(Granted {
+        connector: Arc::new(connector),
+        binding: Binding {
+            generation: message.generation,
+            revision: message.revision,
+            usable: message.usable,
+        },
+    })
+}
+
+/// The addresses of a pod.
+pub(super) fn pod_addresses(message: &wire::Workload) -> Result<Vec<IpAddr>, WireError> {
+    let parse = |address: &String| {
+        address.parse().map_err(|_| WireError::PodAddress {
+            pod: format!("{}/{}", message.namespace, message.name),
+            address: address.clone(),
+        })
+    };
+    message.ips.iter().map(parse).collect()
+}
+
+fn address(message: &wire::Address, connector: &str) -> Result<Address, WireError> {
+    let port = u16::try_from(message.port).ok().filter(|port| *port != 0);
+    Ok(Address {
+        scheme: if message.tls {
+            Scheme::Https
+        } else {
+            Scheme::Http
+        },
+        host: message.host.clone(),
+        port: port.ok_or_else(|| WireError::Port {
+            connector: connector.to_owned(),
+            port: message.port,
+        })?,
+        path: message.path.clone(),
+    })
+}
+
+/// Copies, so that the message is left to wipe what it holds.
+fn credential(message: &wire::Credential) -> Option<Credential> {
+    let secret = |text: &String| text.as_str().into();
+    Some(match message.kind.as_ref()? {
+        Kind::Basic(it) => Credential::Basic {
+            username: secret(&it.username),
+            password: secret(&it.password),
+        },
+        Kind::Bearer(it) => Credential::Bearer {
+            token: secret(&it.token),
+        },
+        Kind::IdentityToken(it) => Credential::IdentityToken {
+            token: secret(&it.token),
+        },
+    })
+}
