@@ -10,9 +10,12 @@
 pub mod base64;
 pub mod command;
 pub mod git;
+pub mod leaks;
+pub mod maps;
 pub mod net;
 pub mod oci;
 pub mod proc;
+pub mod report;
 
 mod nginx;
 mod pki;

@@ -190,7 +190,11 @@ impl Agent {
             let hosts = self.snapshot.hosts();
             if self.snapshot.version().is_some() {
                 self.signer.want(&hosts);
-                if self.signer.hosts().is_some_and(|signed| hosts.is_subset(signed)) {
+                if self
+                    .signer
+                    .hosts()
+                    .is_some_and(|signed| hosts.is_subset(signed))
+                {
                     return;
                 }
             }
@@ -273,7 +277,9 @@ impl Agent {
             Err(error) => error.to_string(),
         };
         if !fault.is_empty() {
-            tracing::error!("the controller's update {version} is not in force as a whole: {fault}");
+            tracing::error!(
+                "the controller's update {version} is not in force as a whole: {fault}"
+            );
         }
         self.unacknowledged = Some((version, update.receipt.clone(), fault));
     }
@@ -333,9 +339,7 @@ impl Agent {
                 sleep(limits::STOP / 100).await;
             }
         };
-        let keep_up = async {
-            while let Ok(Event::Went) = node.tick().await {}
-        };
+        let keep_up = async { while let Ok(Event::Went) = node.tick().await {} };
         let _ = timeout(limits::STOP, async {
             tokio::select! {
                 () = quiet => {}

@@ -1,10 +1,7 @@
 //! Pods of this node: cgroups that are seen here, paired with what the controller knows of
 //! them, and enrolled as soon as both and the network namespace are there.
 
-use std::{
-    collections::HashMap,
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 

@@ -89,13 +89,19 @@ impl Board {
 
     /// Changes the status; that is a sign of life as well.
     pub(super) fn update(&self, change: impl FnOnce(&mut Status)) {
-        let mut board = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut board = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         change(&mut board.0);
         board.1 = Instant::now();
     }
 
     fn read(&self) -> Status {
-        let board = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let board = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         Status {
             live: board.1.elapsed() < limits::STUCK,
             ..board.0.clone()

@@ -58,7 +58,15 @@ fn print(status: &AgentStatus) {
         ("node", status.node.clone()),
         ("live", yes_or_no(status.live).into()),
         ("ready", yes_or_no(status.ready).into()),
-        ("controller", if status.connected { "connected" } else { "away" }.into()),
+        (
+            "controller",
+            if status.connected {
+                "connected"
+            } else {
+                "away"
+            }
+            .into(),
+        ),
         ("state", version.unwrap_or_else(|| "none yet".into())),
         ("connectors", status.connectors.to_string()),
         ("unsigned hosts", status.unsigned_hosts.to_string()),

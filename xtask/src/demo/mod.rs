@@ -9,17 +9,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use testkit::command::{stdout_of, stop};
-use testkit::{git, run_ok, run_within, spawn};
+use testkit::command::{describe, stdout_of, stop};
+use testkit::maps::{self, Map};
+use testkit::report::{COMMAND_LIMIT, Report};
+use testkit::{git, leaks, run_ok, run_within, spawn};
 
-use self::maps::Map;
-use self::report::{COMMAND_LIMIT, Report};
 use self::world::{ANSWER, World};
-use crate::run::describe;
 
-mod leaks;
-mod maps;
-mod report;
 mod world;
 
 /// Runs the demo with this binary.

@@ -62,7 +62,11 @@ pub fn levels(outermost: &[PathBuf]) -> Vec<u8> {
     let mut levels = BTreeSet::new();
     for path in outermost {
         let (depth, sees_root) = depth(path);
-        let deepest = if sees_root { depth + 2 } else { depth + HIDDEN_LEVELS };
+        let deepest = if sees_root {
+            depth + 2
+        } else {
+            depth + HIDDEN_LEVELS
+        };
         levels.extend(depth + 1..=deepest);
     }
     levels.into_iter().take(MAX_LEVELS).collect()

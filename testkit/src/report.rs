@@ -1,20 +1,18 @@
-//! The steps of the demo, and the table of what happened.
+//! The steps of a demo, and the table of what happened.
 
 use std::fmt;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::command::{describe, run_within};
 use anyhow::{Result, bail};
-use testkit::run_within;
-
-use crate::run::describe;
 
 /// How long one command of the demo may take, on a machine that is busy.
-pub(super) const COMMAND_LIMIT: Duration = Duration::from_mins(2);
+pub const COMMAND_LIMIT: Duration = Duration::from_mins(2);
 
 /// The steps so far.
 #[derive(Default)]
-pub(super) struct Report {
+pub struct Report {
     rows: Vec<[String; 4]>,
 }
 
@@ -22,14 +20,14 @@ const TITLES: [&str; 4] = ["step", "command", "expected", "got"];
 
 impl Report {
     /// Adds a step and shows that it was taken.
-    pub(super) fn add(&mut self, step: &str, command: &str, expected: &str, got: &str) {
+    pub fn add(&mut self, step: &str, command: &str, expected: &str, got: &str) {
         println!("  {step}: {got}");
         self.rows
             .push([step, command, expected, got].map(str::to_owned));
     }
 
     /// Runs a command that has to fail for this reason.
-    pub(super) fn refused(&mut self, step: &str, command: Command, why: &str) -> Result<()> {
+    pub fn refused(&mut self, step: &str, command: Command, why: &str) -> Result<()> {
         let shown = describe(&command);
         let output = run_within(command, COMMAND_LIMIT)?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -45,7 +43,7 @@ impl Report {
     }
 
     /// Runs a command that has to succeed.
-    pub(super) fn succeeds(&mut self, step: &str, command: Command) -> Result<()> {
+    pub fn succeeds(&mut self, step: &str, command: Command) -> Result<()> {
         let shown = describe(&command);
         let output = run_within(command, COMMAND_LIMIT)?;
         if !output.status.success() {

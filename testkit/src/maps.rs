@@ -7,9 +7,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::run;
+use crate::command::{describe, run_ok, stdout_of};
 
-/// The maps that the demo shows; there may be more.
+/// The maps that are shown; there may be more.
 const SHOWN: [&str; 6] = [
     "WORKLOADS",
     "DESTINATIONS",
@@ -24,16 +24,18 @@ const FILLED: [&str; 3] = ["WORKLOADS", "DESTINATIONS", "CREDENTIALS"];
 const SHOWN_LINES: usize = 24;
 
 /// A map and what is in it.
-pub(super) struct Map {
-    pub(super) id: u64,
-    pub(super) name: String,
+pub struct Map {
+    /// Its number in the kernel.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
     /// Keys and values of all entries, byte by byte.
-    pub(super) contents: Vec<Vec<u8>>,
+    pub contents: Vec<Vec<u8>>,
 }
 
 /// All maps that a process, or a program it loaded, uses. By process instead of by name,
 /// so that another Postern on this machine does not matter.
-pub(super) fn of_process(pid: u32) -> Result<Vec<Map>> {
+pub fn of_process(pid: u32) -> Result<Vec<Map>> {
     let mut maps = numbers_in_fdinfo(pid, "map_id")?;
     for program in numbers_in_fdinfo(pid, "prog_id")? {
         let about = bpftool(&["-j", "prog", "show", "id", &program.to_string()])?;
@@ -62,15 +64,15 @@ pub(super) fn of_process(pid: u32) -> Result<Vec<Map>> {
 }
 
 /// Prints what bpftool makes of the maps with the help of their type information.
-pub(super) fn show(maps: &[Map]) -> Result<()> {
+pub fn show(maps: &[Map]) -> Result<()> {
     for name in SHOWN {
         let Some(map) = maps.iter().find(|map| map.name == name) else {
             continue;
         };
         let mut command = Command::new("bpftool");
         command.args(["map", "dump", "id", &map.id.to_string()]);
-        println!("\n{name}: {}", run::describe(&command));
-        let text = run::output(&mut command)?;
+        println!("\n{name}: {}", describe(&command));
+        let text = stdout_of(command)?;
         let lines: Vec<_> = text.lines().collect();
         for line in lines.iter().take(SHOWN_LINES) {
             println!("{line}");
@@ -84,8 +86,8 @@ pub(super) fn show(maps: &[Map]) -> Result<()> {
 }
 
 /// Whether the kernel has forgotten a map.
-pub(super) fn is_gone(id: u64) -> bool {
-    !run::succeeds(Command::new("bpftool").args(["map", "show", "id", &id.to_string()]))
+pub fn is_gone(id: u64) -> bool {
+    run_ok(bpftool_command(&["map", "show", "id", &id.to_string()])).is_err()
 }
 
 /// The kernel tells for each descriptor what it refers to.
@@ -117,8 +119,14 @@ fn read(id: u64) -> Result<Map> {
     Ok(Map { id, name, contents })
 }
 
+fn bpftool_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new("bpftool");
+    command.args(arguments);
+    command
+}
+
 fn bpftool(arguments: &[&str]) -> Result<Value> {
-    let text = run::output(Command::new("bpftool").args(arguments))?;
+    let text = stdout_of(bpftool_command(arguments))?;
     let value: Value = serde_json::from_str(&text).context("bpftool wrote no JSON")?;
     if let Some(error) = value.get("error") {
         bail!("bpftool {}: {error}", arguments.join(" "));

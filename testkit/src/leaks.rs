@@ -5,17 +5,16 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use crate::maps::Map;
+use crate::proc;
 use anyhow::{Result, bail, ensure};
-use testkit::proc;
-
-use super::maps::Map;
 
 /// The name of a secret's form, and the form.
-type Needle = (String, String);
+pub type Needle = (String, String);
 
 /// No map holds any form of a secret. `known` is something that is in a map, so that a
 /// search that finds nothing means something.
-pub(super) fn check_maps(maps: &[Map], needles: &[Needle], known: &[u8]) -> Result<String> {
+pub fn check_maps(maps: &[Map], needles: &[Needle], known: &[u8]) -> Result<String> {
     let holds = |map: &Map, bytes: &[u8]| map.contents.iter().any(|entry| contains(entry, bytes));
     ensure!(
         maps.iter().any(|map| holds(map, known)),
@@ -39,7 +38,7 @@ pub(super) fn check_maps(maps: &[Map], needles: &[Needle], known: &[u8]) -> Resu
 
 /// Neither Postern nor anything that it started shows a secret in its environment or on
 /// its command line. `command` is the name of a program that has to be among them.
-pub(super) fn check_processes(postern: u32, needles: &[Needle], command: &str) -> Result<String> {
+pub fn check_processes(postern: u32, needles: &[Needle], command: &str) -> Result<String> {
     let descendants = descendants_with(postern, command)?;
     let mut checked = 0;
     for pid in descendants.into_iter().chain([postern]) {
