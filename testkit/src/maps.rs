@@ -34,8 +34,21 @@ pub struct Map {
 }
 
 /// All maps that a process, or a program it loaded, uses. By process instead of by name,
-/// so that another Postern on this machine does not matter.
+/// so that another Postern on this machine does not matter. Those that a workload in use
+/// fills have to have something in them.
 pub fn of_process(pid: u32) -> Result<Vec<Map>> {
+    let maps = of_process_even_if_empty(pid)?;
+    for name in FILLED {
+        let filled = maps
+            .iter()
+            .any(|map| map.name == name && !map.contents.is_empty());
+        ensure!(filled, "the map {name} is empty while a command runs");
+    }
+    Ok(maps)
+}
+
+/// The same, whatever is in them.
+pub fn of_process_even_if_empty(pid: u32) -> Result<Vec<Map>> {
     let mut maps = numbers_in_fdinfo(pid, "map_id")?;
     for program in numbers_in_fdinfo(pid, "prog_id")? {
         let about = bpftool(&["-j", "prog", "show", "id", &program.to_string()])?;
@@ -53,12 +66,6 @@ pub fn of_process(pid: u32) -> Result<Vec<Map>> {
             maps.iter().any(|map| map.name == name),
             "Postern has no map {name}"
         );
-    }
-    for name in FILLED {
-        let filled = maps
-            .iter()
-            .any(|map| map.name == name && !map.contents.is_empty());
-        ensure!(filled, "the map {name} is empty while a command runs");
     }
     Ok(maps)
 }

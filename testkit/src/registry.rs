@@ -1,6 +1,7 @@
 //! Debian's `docker-registry`.
 
 use std::fmt::Write;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -80,6 +81,18 @@ impl Registry {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Replaces the users of a registry with [`RegistryAuth::Htpasswd`]; the next request is
+    /// checked against them.
+    pub fn set_users(&self, users: &[(&str, &str)]) -> Result<()> {
+        let lines = users
+            .iter()
+            .map(|(user, password)| htpasswd(user, password))
+            .collect::<Result<Vec<_>>>()?;
+        // In one step, because the registry may read it at any moment.
+        let new = self.files.write("htpasswd.new", lines.concat())?;
+        fs::rename(new, self.files.join("htpasswd")).context("cannot replace the users")
     }
 
     /// The process.
