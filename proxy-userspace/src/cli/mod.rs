@@ -3,6 +3,7 @@
 mod check;
 mod enter;
 mod run;
+mod unload;
 
 use std::{
     fs::File,
@@ -36,6 +37,7 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Unload(unload::Unload),
     #[command(hide = true)]
     Enter(enter::Enter),
 }
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(run) => run.execute(),
         Command::Check(check) => check.execute(),
+        Command::Unload(unload) => unload.execute(),
         Command::Enter(enter) => enter.execute(),
     };
     result.unwrap_or_else(|error| {
