@@ -143,6 +143,9 @@ pub struct Config {
     pub pad: u32,
     /// Ancestor levels at which workloads live; 0 is an empty place.
     pub levels: [u8; MAX_LEVELS],
+    /// Random number of the agent that writes the maps, or of the one that is about to take
+    /// over from it; 0 when the maps are not pinned. The kernel does not look at it.
+    pub owner: u64,
 }
 
 /// The one value of `STATS`, per CPU.
@@ -209,7 +212,7 @@ no_padding! {
     Credential = 8 | 8 | 8 | 4 | 4;
     Origin = 8 | 16 | 4 | 2 | 2;
     FlowKey = 8 | 16 | 2 | 6;
-    Config = 8 | 8 | 4 | 4 | 8;
+    Config = 8 | 8 | 4 | 4 | 8 | 8;
     Stats = 80;
 }
 

@@ -10,20 +10,23 @@ use crate::{
     state::{Address, ConnectorId, Scheme},
     tls::UpstreamTls,
     upstream::{self, Body, Endpoint, HttpVersion, Upstream},
+    workload::Egress,
 };
 
 /// Sends requests with the trust of one Connector to whatever address they name.
 pub struct Fetcher<'a> {
     upstream: &'a Upstream,
+    egress: &'a Egress,
     connector: ConnectorId,
     trust: &'a UpstreamTls,
 }
 
 impl<'a> Fetcher<'a> {
-    /// For the Connector of `target`.
-    pub fn new(upstream: &'a Upstream, target: &'a Target) -> Self {
+    /// For the Connector of `target`, on behalf of the workload that `egress` belongs to.
+    pub fn new(upstream: &'a Upstream, egress: &'a Egress, target: &'a Target) -> Self {
         Self {
             upstream,
+            egress,
             connector: target.connector.id,
             trust: &target.trust,
         }
@@ -63,7 +66,12 @@ impl Fetcher<'_> {
             request.headers_mut().insert(HOST, host);
         }
         self.upstream
-            .send(&endpoint, HttpVersion::Http1, request.map(upstream::full))
+            .send(
+                self.egress,
+                &endpoint,
+                HttpVersion::Http1,
+                request.map(upstream::full),
+            )
             .await
             .map_err(FetchError::new)
     }

@@ -28,20 +28,20 @@ use crate::{
     state::{Address, Scheme, split_authority},
     telemetry::Counters,
     upstream::{self, Body, Endpoint, HttpVersion},
-    workload::Workload,
+    workload::Enrolment,
 };
 
 /// A forward proxy for one workload.
 pub struct ForwardProxy {
     worker: Arc<Worker>,
-    workload: Arc<Workload>,
+    workload: Arc<Enrolment>,
     /// What `Proxy-Authorization` has to be: a loopback port is open to every user.
     authorization: SecretString,
 }
 
 impl ForwardProxy {
     /// A proxy that takes the user `postern` with `password`.
-    pub fn new(worker: Arc<Worker>, workload: Arc<Workload>, password: &SecretString) -> Self {
+    pub fn new(worker: Arc<Worker>, workload: Arc<Enrolment>, password: &SecretString) -> Self {
         let pair = format!("postern:{}", password.expose_secret());
         let authorization = format!("Basic {}", BASE64_STANDARD.encode(pair)).into();
         Self {
@@ -154,16 +154,12 @@ impl ForwardProxy {
     /// What the command may use.
     fn routes(&self) -> Arc<Routes> {
         let policies = self.worker.proxy.policies.load();
-        policies.routes(self.workload.policy).unwrap_or_default()
+        policies.routes(self.workload.policy()).unwrap_or_default()
     }
 
     fn caller(&self, site: Arc<Site>) -> Caller {
-        Caller {
-            worker: Arc::clone(&self.worker),
-            workload: Arc::clone(&self.workload),
-            site,
-            version: HttpVersion::Http1,
-        }
+        let (worker, workload) = (Arc::clone(&self.worker), Arc::clone(&self.workload));
+        Caller::new(worker, workload, site, HttpVersion::Http1)
     }
 
     /// Plain HTTP to a host that no Connector covers.
@@ -185,6 +181,7 @@ impl ForwardProxy {
             .worker
             .upstream
             .send(
+                &self.workload.egress,
                 &endpoint,
                 HttpVersion::Http1,
                 Request::from_parts(head, body),

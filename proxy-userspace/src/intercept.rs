@@ -1,7 +1,7 @@
 //! From an accepted connection to its requests: decides between interception and splicing,
 //! terminates TLS, and runs the HTTP server.
 
-use std::{error::Error, io, sync::Arc};
+use std::{error::Error, io, pin::pin, sync::Arc};
 
 use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,11 +23,19 @@ use crate::{
     telemetry::Counters,
     tls::{H2, HTTP1, is_distrust},
     upstream::{self, HttpVersion},
-    workload::Workload,
+    workload::Enrolment,
 };
 
-/// Serves one connection that the kernel redirected.
+/// Serves one connection that the kernel redirected, until it or its workload ends.
 pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
+    let workload = Arc::clone(&inbound.workload);
+    tokio::select! {
+        () = serve(worker, inbound) => {}
+        () = workload.ended() => {}
+    }
+}
+
+async fn serve(worker: Arc<Worker>, inbound: Inbound) {
     let Inbound {
         stream,
         workload,
@@ -50,7 +58,7 @@ pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
         }
     };
     let policies = worker.proxy.policies.load();
-    let routes = policies.routes(workload.policy).unwrap_or_default();
+    let routes = policies.routes(workload.policy()).unwrap_or_default();
     let port = dialled.port();
     match protocol {
         Protocol::Tls { sni, alpn } if speaks_http(&alpn) => {
@@ -76,7 +84,7 @@ pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
     drop((policies, routes));
     Counters::add(&worker.proxy.counters.spliced, 1);
     tracing::debug!(workload = workload.name, %dialled, "no Connector's: passed through");
-    if let Err(error) = upstream::splice(stream, dialled).await {
+    if let Err(error) = upstream::splice(stream, &workload.egress, dialled).await {
         tracing::debug!(workload = workload.name, %dialled, "pass-through ended: {error}");
     }
 }
@@ -85,7 +93,7 @@ pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
 ///
 /// The upstream is asked first which HTTP version it prefers among those that the client
 /// offers, so that both sides of the proxy speak the same.
-pub async fn tls<IO>(worker: Arc<Worker>, workload: Arc<Workload>, site: Arc<Site>, io: IO)
+pub async fn tls<IO>(worker: Arc<Worker>, workload: Arc<Enrolment>, site: Arc<Site>, io: IO)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -102,7 +110,7 @@ where
             .alpn()
             .map(|offers| offers.map(<[u8]>::to_vec).collect())
             .unwrap_or_default();
-        let version = agree(&worker, &site, &offered).await;
+        let version = agree(&worker, &workload, &site, &offered).await;
         let alpn = (!offered.is_empty()).then(|| version.alpn());
         let config = worker
             .proxy
@@ -119,8 +127,16 @@ where
 }
 
 /// The HTTP version for a client that offers `offered`.
-async fn agree(worker: &Worker, site: &Site, offered: &[Vec<u8>]) -> HttpVersion {
-    match worker.upstream.negotiate(site.endpoint(), offered).await {
+async fn agree(
+    worker: &Worker,
+    workload: &Enrolment,
+    site: &Site,
+    offered: &[Vec<u8>],
+) -> HttpVersion {
+    let asked = worker
+        .upstream
+        .negotiate(&workload.egress, site.endpoint(), offered);
+    match asked.await {
         Ok(version) => version,
         Err(error) => {
             // The connection is accepted all the same: its requests get the reason as answer.
@@ -137,7 +153,7 @@ async fn agree(worker: &Worker, site: &Site, offered: &[Vec<u8>]) -> HttpVersion
 /// Serves the requests of one connection to a site.
 pub async fn plain<IO>(
     worker: Arc<Worker>,
-    workload: Arc<Workload>,
+    workload: Arc<Enrolment>,
     site: Arc<Site>,
     version: HttpVersion,
     io: IO,
@@ -145,14 +161,15 @@ pub async fn plain<IO>(
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     Counters::add(&worker.proxy.counters.intercepted, 1);
-    let caller = Arc::new(Caller {
-        worker: Arc::clone(&worker),
-        workload: Arc::clone(&workload),
-        site: Arc::clone(&site),
+    let caller = Arc::new(Caller::new(
+        Arc::clone(&worker),
+        Arc::clone(&workload),
+        Arc::clone(&site),
         version,
-    });
+    ));
+    let calling = Arc::clone(&caller);
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let caller = Arc::clone(&caller);
+        let caller = Arc::clone(&calling);
         async move { Ok::<_, std::convert::Infallible>(pipeline::handle(&caller, request).await) }
     });
     let io = TokioIo::new(io);
@@ -168,14 +185,25 @@ pub async fn plain<IO>(
                 .await
         }
         HttpVersion::Http2 => {
-            conn::http2::Builder::new(TokioExecutor::new())
+            let connection = conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(limits::H2_STREAMS)
                 .initial_stream_window_size(limits::H2_STREAM_WINDOW)
                 .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
                 .max_header_list_size(limits::H2_HEADER_LIST)
-                .serve_connection(io, service)
-                .await
+                .serve_connection(io, service);
+            let mut connection = pin!(connection);
+            let served = tokio::select! {
+                served = connection.as_mut() => Some(served),
+                () = workload.winding_down() => None,
+                () = caller.revoked.notified() => None,
+            };
+            if let Some(served) = served {
+                served
+            } else {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
     if let Err(error) = served {
@@ -184,7 +212,7 @@ pub async fn plain<IO>(
 }
 
 /// Says why a client's connection failed; loudly when the client does not trust Postern.
-fn report(worker: &Worker, workload: &Workload, site: &Site, error: &(dyn Error + 'static)) {
+fn report(worker: &Worker, workload: &Enrolment, site: &Site, error: &(dyn Error + 'static)) {
     if is_distrust(error) {
         Counters::add(&worker.proxy.counters.untrusting, 1);
         tracing::warn!(

@@ -86,9 +86,26 @@ pub const ACKNOWLEDGEMENTS: usize = 16;
 pub const AUTHORITY_AGE: Duration = Duration::from_hours(8);
 /// How long pods that are there when an agent starts may keep it from being ready.
 pub const FIRST_PODS: Duration = Duration::from_secs(30);
-/// How long open connections may take to end when the agent is told to stop.
-pub const STOP: Duration = Duration::from_secs(20);
 /// Age of an agent's last sign of life from which it counts as stuck.
 pub const STUCK: Duration = Duration::from_secs(10);
 /// How long an agent may take to tell its status.
 pub const STATUS: Duration = Duration::from_secs(3);
+/// Sockets that wait to be made in other network namespaces; who asks for more waits.
+pub const SOCKET_ORDERS: usize = 256;
+/// How long an agent waits for the one that it replaces to stop writing the maps.
+pub const TAKE_OVER: Duration = Duration::from_secs(30);
+/// How often it says that it waits.
+pub const CLAIM_AGAIN: Duration = Duration::from_millis(50);
+/// How often an agent looks whether another one wants to take over.
+pub const CLAIM_WATCH: Duration = Duration::from_millis(200);
+/// How long a replaced agent accepts connections of a workload that its successor serves:
+/// some are under way.
+pub const FLIP: Duration = Duration::from_secs(2);
+/// How long it accepts them while the successor does not serve the workload.
+pub const SUCCESSION: Duration = Duration::from_secs(30);
+/// How long a replaced agent serves connections that are open.
+pub const HAND_OVER: Duration = Duration::from_mins(10);
+/// How often it looks whether it is done.
+pub const HAND_OVER_WATCH: Duration = Duration::from_millis(100);
+/// Names that are resolved at the same time.
+pub const RESOLVE_AT_ONCE: usize = 16;

@@ -17,7 +17,7 @@ use crate::{
     limits,
     telemetry::Counters,
     upstream::reset,
-    workload::{NetNs, NetNsError, Workload},
+    workload::{Enrolment, NetNs, NetNsError},
 };
 
 /// Why a workload has no listener.
@@ -67,7 +67,7 @@ pub struct Inbound {
     /// The connection, non-blocking.
     pub stream: TcpStream,
     /// Who made it.
-    pub workload: Arc<Workload>,
+    pub workload: Arc<Enrolment>,
     /// The address and port that it dialled.
     pub dialled: SocketAddr,
     /// The Connector that the kernel matched; 0 when there are several at the address.
@@ -102,7 +102,7 @@ impl Drop for Slot {
 /// Accepts for one workload until the future is dropped.
 pub async fn accept(
     listeners: Listeners,
-    workload: Arc<Workload>,
+    workload: Arc<Enrolment>,
     flows: Arc<FlowTable>,
     counters: Arc<Counters>,
     deliver: impl Fn(Inbound) + Clone,
@@ -126,7 +126,7 @@ pub async fn accept(
 
 async fn accept_on(
     listener: TcpListener,
-    workload: Arc<Workload>,
+    workload: Arc<Enrolment>,
     flows: Arc<FlowTable>,
     counters: Arc<Counters>,
     permits: Arc<Semaphore>,

@@ -2,6 +2,7 @@
 //! connections, so that a connection stays on one core from its first byte to its last.
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{
         Arc,
@@ -16,12 +17,16 @@ use crate::{
     intercept,
     listen::Inbound,
     proxy::{Proxy, Worker},
+    state::ConnectorId,
+    workload::EgressId,
 };
 
 /// Hands connections to the workers in turn.
 #[derive(Clone)]
 pub struct Workers {
     queues: Arc<[mpsc::UnboundedSender<Inbound>]>,
+    /// Whose the queues are.
+    all: Arc<[Arc<Worker>]>,
     next: Arc<AtomicUsize>,
 }
 
@@ -29,11 +34,15 @@ impl Workers {
     /// Starts one worker per processor. They end when the last handle is gone.
     pub fn start(proxy: &Arc<Proxy>) -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, usize::from);
-        let queues: Vec<_> = (0..count)
-            .map(|n| start_worker(n, Worker::new(Arc::clone(proxy))))
+        let workers: Arc<[_]> = (0..count).map(|_| Worker::new(Arc::clone(proxy))).collect();
+        let queues: Vec<_> = workers
+            .iter()
+            .enumerate()
+            .map(|(n, worker)| start_worker(n, Arc::clone(worker)))
             .collect::<io::Result<_>>()?;
         Ok(Self {
             queues: queues.into(),
+            all: workers,
             next: Arc::default(),
         })
     }
@@ -43,6 +52,23 @@ impl Workers {
         let n = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
         if self.queues[n].send(inbound).is_err() {
             tracing::error!("a worker has stopped; its connections are closed");
+        }
+    }
+
+    /// Drops upstream connections that are kept for a workload that is gone.
+    pub fn forget(&self, egress: &EgressId) {
+        for worker in self.all.iter() {
+            worker.upstream.forget(egress);
+        }
+    }
+
+    /// Drops upstream connections of Connectors that are gone or have changed.
+    pub fn forget_connectors(&self, gone: &BTreeSet<ConnectorId>) {
+        if gone.is_empty() {
+            return;
+        }
+        for worker in self.all.iter() {
+            worker.upstream.forget_connectors(gone);
         }
     }
 }

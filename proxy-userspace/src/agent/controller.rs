@@ -25,7 +25,7 @@ use crate::limits;
 
 /// Why the controller cannot be asked.
 #[derive(Debug, thiserror::Error)]
-pub enum ControllerError {
+pub(super) enum ControllerError {
     /// The certificate to trust, or the token to show.
     #[error("cannot read {what} from {}: {source}", path.display())]
     File {
@@ -121,17 +121,17 @@ impl Controller {
 
     /// Delivers updates for as long as somebody takes them, over one stream after another.
     pub(super) async fn subscribe(self: Arc<Self>, updates: mpsc::Sender<Update>) {
-        let mut delays = delays();
+        let mut pauses = delays();
         let mut last_reason = String::new();
         while !updates.is_closed() {
             let mut heard = false;
             let ended = self.stream(&updates, &mut heard).await;
             self.connected.send_replace(false);
             if heard {
-                delays = delays();
+                pauses = delays();
                 last_reason.clear();
             }
-            let delay = delays.next().unwrap_or(limits::RECONNECT);
+            let pause = pauses.next().unwrap_or(limits::RECONNECT);
             if let Err(error) = ended {
                 let reason = error.to_string();
                 // The same once more is no news.
@@ -142,7 +142,7 @@ impl Controller {
                 }
                 last_reason = reason;
             }
-            sleep(delay).await;
+            sleep(pause).await;
         }
     }
 

@@ -14,21 +14,26 @@ mod wire;
 
 pub use status::{Status, StatusError, ask};
 
-use std::{fs::File, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use nix::sys::prctl::set_dumpable;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, interval, sleep, sleep_until, timeout},
+    time::{Instant, interval, sleep_until},
 };
 
 use crate::{
     limits,
-    node::{Event, Node},
+    node::{Node, NodeError},
     proxy::Proxy,
     telemetry::Counters,
     tls::{Interceptor, Roots},
@@ -150,7 +155,7 @@ struct Agent {
 }
 
 impl Agent {
-    async fn serve(mut self, options: &Options, cgroups: &PathBuf, stop: &mut Stop) -> Result<()> {
+    async fn serve(mut self, options: &Options, cgroups: &Path, stop: &mut Stop) -> Result<()> {
         tokio::select! {
             () = self.learn() => {}
             () = stop.wait() => return Ok(()),
@@ -162,7 +167,8 @@ impl Agent {
         // Only now does a predecessor, if there is one, stop following the controller.
         let kubepods = outermost(cgroups);
         let mut watcher = PodWatcher::new(cgroups)?;
-        let take_over = Node::take_over(Arc::clone(&self.proxy), &levels(&kubepods), &options.pins);
+        let levels = levels(&kubepods);
+        let take_over = Node::take_over(Arc::clone(&self.proxy), &levels, &options.pins);
         let mut node = tokio::select! {
             node = take_over => node?,
             () = stop.wait() => return Ok(()),
@@ -173,13 +179,11 @@ impl Agent {
                 .with_context(|| format!("cannot open the cgroup {}", path.display()))?;
             node.attach(&directory)?;
         }
-        let replaced = self.follow(&mut node, &mut watcher, stop).await?;
-        if replaced {
+        if self.follow(&mut node, &mut watcher, stop).await? {
             tracing::info!("a successor has taken over");
-            node.drain().await;
-        } else {
-            self.farewell(&mut node).await;
         }
+        self.board.update(|status| status.ready = false);
+        node.drain().await;
         Ok(())
     }
 
@@ -256,9 +260,9 @@ impl Agent {
                 }
                 () = at(retry) => pods.retry(&self.snapshot, node),
                 () = stop.wait() => return Ok(false),
-                event = node.tick() => match event? {
-                    Event::Went => {}
-                    Event::Replaced => return Ok(true),
+                ended = node.keep_up() => return match ended {
+                    NodeError::Replaced => Ok(true),
+                    error => Err(error.into()),
                 },
                 // The authority grows old.
                 _ = beat.tick() => self.signer.want(&self.snapshot.hosts()),
@@ -328,25 +332,6 @@ impl Agent {
                 status.waiting_pods = pods.waiting(&self.snapshot);
             }
         });
-    }
-
-    /// Goes on serving until open connections have ended, within bounds. The kernel sends new
-    /// ones here until a successor takes over, or refuses them when this agent is gone.
-    async fn farewell(&self, node: &mut Node) {
-        self.board.update(|status| status.ready = false);
-        let quiet = async {
-            while Counters::read(&self.proxy.counters.open) > 0 {
-                sleep(limits::STOP / 100).await;
-            }
-        };
-        let keep_up = async { while let Ok(Event::Went) = node.tick().await {} };
-        let _ = timeout(limits::STOP, async {
-            tokio::select! {
-                () = quiet => {}
-                () = keep_up => {}
-            }
-        })
-        .await;
     }
 }
 

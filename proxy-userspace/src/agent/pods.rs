@@ -182,11 +182,11 @@ impl Seen {
         if same_place {
             node.set_policy(self.cgroup.cgroup_id, policy)?;
         } else {
-            let workload = Workload::new(
-                self.cgroup.cgroup_id,
-                format!("{}/{}", pod.namespace, pod.name),
+            let workload = Workload {
+                cgroup_id: self.cgroup.cgroup_id,
+                name: format!("{}/{}", pod.namespace, pod.name),
                 policy,
-            );
+            };
             node.enrol(workload, netns)?;
             tracing::info!(
                 pod = %format_args!("{}/{}", pod.namespace, pod.name),
@@ -214,7 +214,6 @@ fn step(enrolled: Option<Enrolled>, pod: Option<&Pod>) -> Step {
     let wanted = pod.map_or(PolicyId(0), |pod| pod.policy);
     match (enrolled, pod) {
         (None, Some(_)) if wanted.0 != 0 => Step::Place(wanted),
-        (None, _) => Step::Nothing,
         (Some(now), Some(pod)) if !now.verified && !pod.ips.is_empty() => Step::Place(wanted),
         (Some(now), _) if now.policy != wanted => Step::Policy(wanted),
         _ => Step::Nothing,
@@ -245,12 +244,12 @@ mod tests {
         }
     }
 
-    fn enrolled(policy: u32, verified: bool) -> Option<Enrolled> {
-        Some(Enrolled {
+    fn enrolled(policy: u32, verified: bool) -> Enrolled {
+        Enrolled {
             policy: PolicyId(policy),
             verified,
             netns: 7,
-        })
+        }
     }
 
     #[test]
@@ -263,19 +262,25 @@ mod tests {
     #[test]
     fn the_place_is_verified_once_the_address_is_known() {
         let known = pod(3, &["192.0.2.1"]);
-        assert_eq!(step(enrolled(3, false), Some(&pod(3, &[]))), Step::Nothing);
-        let again = step(enrolled(3, false), Some(&known));
+        assert_eq!(
+            step(Some(enrolled(3, false)), Some(&pod(3, &[]))),
+            Step::Nothing
+        );
+        let again = step(Some(enrolled(3, false)), Some(&known));
         assert_eq!(again, Step::Place(PolicyId(3)));
-        assert_eq!(step(enrolled(3, true), Some(&known)), Step::Nothing);
+        assert_eq!(step(Some(enrolled(3, true)), Some(&known)), Step::Nothing);
     }
 
     #[test]
     fn grants_that_change_or_go_change_the_policy() {
         let known = pod(4, &["192.0.2.1"]);
-        let other = step(enrolled(3, true), Some(&known));
+        let other = step(Some(enrolled(3, true)), Some(&known));
         assert_eq!(other, Step::Policy(PolicyId(4)));
-        assert_eq!(step(enrolled(3, true), None), Step::Policy(PolicyId(0)));
-        assert_eq!(step(enrolled(0, true), None), Step::Nothing);
+        assert_eq!(
+            step(Some(enrolled(3, true)), None),
+            Step::Policy(PolicyId(0))
+        );
+        assert_eq!(step(Some(enrolled(0, true)), None), Step::Nothing);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
 
 /// Why an update cannot be followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SnapshotError {
+pub(super) enum SnapshotError {
     /// The first update of a stream was not the whole state.
     #[error("the controller's first update is not the whole state")]
     NotFull,

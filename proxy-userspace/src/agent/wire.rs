@@ -16,7 +16,7 @@ use crate::{
 /// What a message has that it must not have. A newer controller may send what this version
 /// does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WireError {
+pub(super) enum WireError {
     /// The number that means "none".
     #[error("{0} has the number 0")]
     Zero(&'static str),

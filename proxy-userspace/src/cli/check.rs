@@ -17,6 +17,7 @@ use crate::{
     state::Connector,
     tls::Roots,
     upstream::Upstream,
+    workload::Egress,
 };
 
 /// Validates manifests and probes each Connector once.
@@ -40,11 +41,12 @@ impl Check {
             .context("cannot start the runtime")?;
         let roots = Roots::system();
         let upstream = Upstream::new(Arc::default());
+        let egress = Egress::own();
         let reports = runtime.block_on(probe::check(
             &loaded,
             async |connector: &Arc<Connector>, request| {
                 let target = target(connector, &roots)?;
-                send(&Fetcher::new(&upstream, &target), request).await
+                send(&Fetcher::new(&upstream, &egress, &target), request).await
             },
             async |connector: &Arc<Connector>| {
                 let target = target(connector, &roots)?;
@@ -53,7 +55,7 @@ impl Check {
                     .registry()
                     .ok_or("its class is not of protocol OCI")?;
                 registry
-                    .check(&Fetcher::new(&upstream, &target))
+                    .check(&Fetcher::new(&upstream, &egress, &target))
                     .await
                     .map_err(|error| error.to_string())
             },

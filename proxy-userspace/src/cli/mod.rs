@@ -5,6 +5,7 @@ mod check;
 mod enter;
 mod run;
 mod status;
+mod unload;
 
 use std::{
     fs::File,
@@ -40,6 +41,7 @@ enum Command {
     Check(check::Check),
     Agent(agent::Agent),
     Status(status::Status),
+    Unload(unload::Unload),
     #[command(hide = true)]
     Enter(enter::Enter),
 }
@@ -117,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.execute(),
         Command::Agent(agent) => agent.execute(),
         Command::Status(status) => status.execute(),
+        Command::Unload(unload) => unload.execute(),
         Command::Enter(enter) => enter.execute(),
     };
     result.unwrap_or_else(|error| {

@@ -1,4 +1,7 @@
-use std::io;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
 use nix::errno::Errno;
@@ -51,6 +54,52 @@ pub enum DatapathError {
         /// What the kernel answered.
         source: Box<MapError>,
     },
+    /// Maps cannot be pinned there.
+    #[error(
+        "{} is not on a BPF file system; mount one (mount -t bpf bpf /sys/fs/bpf) and, in a \
+         container, share it with the host", path.display()
+    )]
+    NoBpffs {
+        /// Where they were to be pinned.
+        path: PathBuf,
+    },
+    /// Something that is pinned could not be used.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Pins {
+        /// What was tried.
+        what: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// The agent that is to be replaced does not give way.
+    #[error(
+        "the agent that holds {} did not give way: it is stuck, or not this version's; end it, \
+         and this one can start", path.display()
+    )]
+    Held {
+        /// The directory with its lock.
+        path: PathBuf,
+    },
+    /// An agent uses what is to be removed.
+    #[error("an agent uses {}: stop it first", path.display())]
+    Running {
+        /// The directory with its lock.
+        path: PathBuf,
+    },
+    /// A pinned map is not like this binary's.
+    #[error(
+        "the map pinned at {} was made by another version of Postern; stop its agent, remove \
+         what it left with `postern unload`, and start this one", path.display()
+    )]
+    Layout {
+        /// Where the map is pinned.
+        path: PathBuf,
+    },
+    /// No random number can be had.
+    #[error("the system has no random numbers")]
+    Random,
     /// The clock cannot be read.
     #[error("cannot read CLOCK_MONOTONIC: {0}")]
     Clock(#[source] Errno),
@@ -80,6 +129,15 @@ impl DatapathError {
             since,
             running: running_kernel(),
             source: Box::new(source),
+        }
+    }
+
+    pub(super) fn pins(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Pins {
+            what,
+            path: path.clone(),
+            source,
         }
     }
 

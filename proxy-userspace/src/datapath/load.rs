@@ -1,15 +1,18 @@
 //! Brings the embedded object into the kernel.
 
-use std::os::fd::BorrowedFd;
+use std::{fs, io, os::fd::BorrowedFd};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapError},
-    programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, ProgramType, SockOps},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, ProgramType, SockOps,
+        links::FdLink,
+    },
     sys::{BpfHelper, is_helper_supported},
 };
 
-use super::DatapathError;
+use super::{DatapathError, Pins};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern.bpf.o"));
 
@@ -22,17 +25,19 @@ const PROGRAMS: [(&str, &str); 5] = [
     ("getpeername6", "5.8"),
 ];
 
-/// Creates the maps and has every program verified.
-pub(super) fn object() -> Result<Ebpf, DatapathError> {
+/// Creates the maps, or uses those that are pinned, and has every program verified.
+pub(super) fn object(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
     // Kernels before 5.18 cannot choose the errno of a refused connect(); they say EPERM.
     let has_set_retval = u8::from(
         is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
             .unwrap_or(false),
     );
-    let mut ebpf = EbpfLoader::new()
-        .override_global("HAS_SET_RETVAL", &has_set_retval, true)
-        .load(OBJECT)
-        .map_err(DatapathError::load)?;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
+    for (name, path) in pins.into_iter().flat_map(Pins::maps) {
+        loader.map_pin_path(name, path);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(DatapathError::load)?;
     for (name, since) in PROGRAMS {
         let failed = |source| DatapathError::program(name, since, source);
         match program(&mut ebpf, name)? {
@@ -61,6 +66,68 @@ pub(super) fn attach(ebpf: &mut Ebpf, cgroup: BorrowedFd<'_>) -> Result<(), Data
         }
     }
     Ok(())
+}
+
+/// Attaches all programs so that they stay when this process goes, in the place of those
+/// that an earlier agent attached; after an error everything is as it was.
+///
+/// For a moment both are attached. They share their maps, and the later one leaves alone what
+/// the earlier one has redirected: the listener is no Connector's address.
+pub(super) fn attach_pinned(
+    ebpf: &mut Ebpf,
+    cgroup: BorrowedFd<'_>,
+    id: u64,
+    pins: &Pins,
+) -> Result<(), DatapathError> {
+    let attached = PROGRAMS.iter().try_for_each(|&(name, since)| {
+        let path = pins.new_link(name, id);
+        // Of an attempt that was not finished.
+        let _ = fs::remove_file(&path);
+        let failed = |source: ProgramError| DatapathError::program(name, since, source);
+        let link = link(program(ebpf, name)?, name, cgroup, failed)?;
+        link.pin(&path)
+            .map_err(|error| DatapathError::pins("pin", &path)(io::Error::other(error)))?;
+        Ok(())
+    });
+    if let Err(error) = attached {
+        for (name, _) in PROGRAMS {
+            // Not made yet is as good as removed.
+            let _ = fs::remove_file(pins.new_link(name, id));
+        }
+        return Err(error);
+    }
+    for (name, _) in PROGRAMS {
+        // Taking the place of the old link detaches it.
+        let path = pins.link(name, id);
+        fs::rename(pins.new_link(name, id), &path)
+            .map_err(DatapathError::pins("replace", &path))?;
+    }
+    Ok(())
+}
+
+/// Attaches one program and takes its link out of aya's hands.
+fn link(
+    program: &mut Program,
+    name: &'static str,
+    cgroup: BorrowedFd<'_>,
+    failed: impl Fn(ProgramError) -> DatapathError,
+) -> Result<FdLink, DatapathError> {
+    let mode = CgroupAttachMode::Single;
+    // Kernels that have all the hooks have links as descriptors.
+    let no_link = |_| DatapathError::Object { name };
+    match program {
+        Program::CgroupSockAddr(program) => {
+            let id = CgroupSockAddr::attach(program, cgroup, mode).map_err(&failed)?;
+            let link = program.take_link(id).map_err(failed)?;
+            FdLink::try_from(link).map_err(no_link)
+        }
+        Program::SockOps(program) => {
+            let id = SockOps::attach(program, cgroup, mode).map_err(&failed)?;
+            let link = program.take_link(id).map_err(failed)?;
+            FdLink::try_from(link).map_err(no_link)
+        }
+        _ => Err(DatapathError::Object { name }),
+    }
 }
 
 /// Removes all programs from wherever they are attached.

@@ -3,34 +3,44 @@
 mod error;
 mod flows;
 mod load;
+mod mirror;
+mod pins;
 
 pub use error::DatapathError;
 pub use flows::FlowTable;
+pub use pins::{Pins, Unloaded, unload};
 
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd,
+    path::Path,
 };
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray},
+    maps::{Array, MapData, PerCpuArray},
 };
 use nix::time::{ClockId, clock_gettime};
 use proxy_common::maps::{
     Config, Credential, CredentialKey, Destination, DestinationKey, Stats, Workload, WorkloadKey,
 };
 
-/// The programs, their links and their maps. Dropping it detaches everything.
+use mirror::Mirror;
+
+/// The programs, their links and their maps. Dropping it detaches everything, unless it is
+/// pinned.
 pub struct Datapath {
     ebpf: Ebpf,
-    workloads: HashMap<MapData, WorkloadKey, Workload>,
-    destinations: HashMap<MapData, DestinationKey, Destination>,
-    credentials: HashMap<MapData, CredentialKey, Credential>,
+    workloads: Mirror<WorkloadKey, Workload>,
+    destinations: Mirror<DestinationKey, Destination>,
+    credentials: Mirror<CredentialKey, Credential>,
     config: Array<MapData, Config>,
     stats: PerCpuArray<MapData, Stats>,
     settings: Config,
+    pins: Option<Pins>,
+    /// Ids of the cgroups that the pinned programs were attached to.
+    attached: HashSet<u64>,
 }
 
 impl Datapath {
@@ -40,26 +50,47 @@ impl Datapath {
     /// most [`proxy_common::maps::MAX_LEVELS`]; `grace_ns` is the age of a heartbeat from
     /// which Postern counts as gone.
     pub fn load(levels: &[u8], grace_ns: u64) -> Result<(Self, FlowTable), DatapathError> {
-        let mut ebpf = load::object()?;
+        Self::open(levels, grace_ns, None)
+    }
+
+    /// The same with maps and links that outlive this process: those that an earlier one
+    /// left are taken over as they are.
+    pub fn load_pinned(
+        levels: &[u8],
+        grace_ns: u64,
+        pins: Pins,
+    ) -> Result<(Self, FlowTable), DatapathError> {
+        Self::open(levels, grace_ns, Some(pins))
+    }
+
+    fn open(
+        levels: &[u8],
+        grace_ns: u64,
+        pins: Option<Pins>,
+    ) -> Result<(Self, FlowTable), DatapathError> {
+        let mut ebpf = load::object(pins.as_ref())?;
         let mut settings = Config {
             heartbeat_ns: monotonic_ns()?,
             grace_ns,
             abi: proxy_common::maps::ABI,
             pad: 0,
             levels: [0; proxy_common::maps::MAX_LEVELS],
+            owner: pins.as_ref().map_or(0, Pins::owner),
         };
         for (place, level) in settings.levels.iter_mut().zip(levels) {
             *place = *level;
         }
         let flows = FlowTable::new(load::map(&mut ebpf, "FLOWS")?);
         let mut datapath = Self {
-            workloads: load::map(&mut ebpf, "WORKLOADS")?,
-            destinations: load::map(&mut ebpf, "DESTINATIONS")?,
-            credentials: load::map(&mut ebpf, "CREDENTIALS")?,
+            workloads: mirror(&mut ebpf, "WORKLOADS")?,
+            destinations: mirror(&mut ebpf, "DESTINATIONS")?,
+            credentials: mirror(&mut ebpf, "CREDENTIALS")?,
             config: load::map(&mut ebpf, "CONFIG")?,
             stats: load::map(&mut ebpf, "STATS")?,
             ebpf,
             settings,
+            pins,
+            attached: HashSet::new(),
         };
         datapath.write_config()?;
         Ok((datapath, flows))
@@ -67,6 +98,12 @@ impl Datapath {
 
     /// Attaches every program to a cgroup, or none of them.
     pub fn attach(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
+        if let Some(pins) = &self.pins {
+            let id = cgroup_id(&cgroup)?;
+            load::attach_pinned(&mut self.ebpf, cgroup.as_fd(), id, pins)?;
+            self.attached.insert(id);
+            return Ok(());
+        }
         let attached = load::attach(&mut self.ebpf, cgroup.as_fd());
         if attached.is_err() {
             load::detach(&mut self.ebpf);
@@ -76,9 +113,27 @@ impl Datapath {
 
     /// Makes a workload's connections subject to `workload.policy`.
     pub fn enrol(&mut self, cgroup_id: u64, workload: Workload) -> Result<(), DatapathError> {
-        self.workloads
-            .insert(WorkloadKey { cgroup_id }, workload, 0)
-            .map_err(|source| DatapathError::map("WORKLOADS", source))
+        self.workloads.put(WorkloadKey { cgroup_id }, workload)
+    }
+
+    /// Leaves a workload's connections alone from now on.
+    pub fn withdraw(&mut self, cgroup_id: u64) -> Result<(), DatapathError> {
+        self.workloads.remove(&WorkloadKey { cgroup_id })
+    }
+
+    /// Withdraws the workloads that are not wanted, and detaches from the cgroups that the
+    /// programs were not attached to since this was loaded.
+    pub fn retain(&mut self, wanted: impl Fn(u64) -> bool) -> Result<(), DatapathError> {
+        self.workloads.retain(|key| wanted(key.cgroup_id))?;
+        match &self.pins {
+            Some(pins) => pins.retain_links(|cgroup| self.attached.contains(&cgroup)),
+            None => Ok(()),
+        }
+    }
+
+    /// The kernel's entry of a workload, whoever wrote it.
+    pub fn workload(&self, cgroup_id: u64) -> Result<Option<Workload>, DatapathError> {
+        self.workloads.read(&WorkloadKey { cgroup_id })
     }
 
     /// Replaces what is redirected; entries that stay are not interrupted.
@@ -86,21 +141,23 @@ impl Datapath {
         &mut self,
         wanted: &[(DestinationKey, Destination)],
     ) -> Result<(), DatapathError> {
-        let failed = |source| DatapathError::map("DESTINATIONS", source);
-        for (key, value) in wanted {
-            self.destinations.insert(key, value, 0).map_err(failed)?;
-        }
+        self.add_destinations(wanted)?;
         let keep: HashSet<_> = wanted.iter().map(|(key, _)| *key).collect();
-        let gone: Vec<_> = self
-            .destinations
-            .keys()
-            .filter_map(Result::ok)
-            .filter(|key| !keep.contains(key))
-            .collect();
-        for key in gone {
-            self.destinations.remove(&key).map_err(failed)?;
-        }
-        Ok(())
+        self.destinations.retain(|key| keep.contains(key))
+    }
+
+    /// Adds to what is redirected.
+    pub fn add_destinations(
+        &mut self,
+        wanted: &[(DestinationKey, Destination)],
+    ) -> Result<(), DatapathError> {
+        let mut wanted = wanted.iter();
+        wanted.try_for_each(|(key, value)| self.destinations.put(key, value))
+    }
+
+    /// Whether anything is redirected.
+    pub fn has_destinations(&self) -> bool {
+        self.destinations.keys().next().is_some()
     }
 
     /// Tells the kernel whether a Connector's credential may be used.
@@ -110,8 +167,32 @@ impl Datapath {
         credential: Credential,
     ) -> Result<(), DatapathError> {
         self.credentials
-            .insert(CredentialKey { connector }, credential, 0)
-            .map_err(|source| DatapathError::map("CREDENTIALS", source))
+            .put(CredentialKey { connector }, credential)
+    }
+
+    /// Forgets the credentials of Connectors that are not wanted.
+    pub fn retain_credentials(
+        &mut self,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Result<(), DatapathError> {
+        self.credentials.retain(|key| wanted(key.connector))
+    }
+
+    /// Whether another agent wants to write the maps.
+    pub fn is_claimed(&self) -> Result<bool, DatapathError> {
+        if self.pins.is_none() {
+            return Ok(false);
+        }
+        let config = self
+            .config
+            .get(&0, 0)
+            .map_err(|source| DatapathError::map("CONFIG", source))?;
+        Ok(config.owner != self.settings.owner)
+    }
+
+    /// Gives up the right to write. Nothing may be written from here on.
+    pub fn release(&mut self) {
+        self.pins = None;
     }
 
     /// The sign of life without which the kernel stops redirecting.
@@ -134,6 +215,22 @@ impl Datapath {
             .set(0, self.settings, 0)
             .map_err(|source| DatapathError::map("CONFIG", source))
     }
+}
+
+fn mirror<K, V>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mirror<K, V>, DatapathError>
+where
+    K: aya::Pod + Eq + std::hash::Hash,
+    V: aya::Pod + PartialEq,
+{
+    Mirror::new(name, load::map(ebpf, name)?)
+}
+
+/// What `bpf_get_current_cgroup_id` returns in a cgroup: the inode number of its directory.
+fn cgroup_id(cgroup: &impl AsFd) -> Result<u64, DatapathError> {
+    let found = nix::sys::stat::fstat(cgroup).map_err(|errno| {
+        DatapathError::pins("read the id of", Path::new("a cgroup"))(errno.into())
+    })?;
+    Ok(found.st_ino)
 }
 
 /// The form in which the maps hold addresses.

@@ -1,6 +1,9 @@
 //! From an authority and a path to the Connector that is meant.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     credential::Injector,
@@ -23,12 +26,14 @@ pub struct Prepared {
     connector: Arc<Connector>,
     trust: UpstreamTls,
     injector: Arc<Injector>,
+    usable: bool,
 }
 
 /// The Connectors of one policy by the authorities they claim.
 #[derive(Debug, Default)]
 pub struct Routes {
-    sites: HashMap<(String, u16), Arc<Site>>,
+    /// By host, then by port.
+    sites: HashMap<String, BTreeMap<u16, Arc<Site>>>,
 }
 
 /// One authority: a host and a port with the Connectors on it.
@@ -59,6 +64,8 @@ pub struct Target {
     pub trust: UpstreamTls,
     /// What is added to them. Shared by all addresses of the Connector.
     pub injector: Arc<Injector>,
+    /// Whether its credential may be used; otherwise its requests are refused.
+    pub usable: bool,
 }
 
 impl Policies {
@@ -68,6 +75,14 @@ impl Policies {
             .into_iter()
             .map(|(policy, connectors)| (policy, Arc::new(Routes::new(&connectors))))
             .collect();
+        Self { routes }
+    }
+
+    /// These, and the policies of `others` that are not among them.
+    #[must_use]
+    pub fn with_others(&self, others: &Self) -> Self {
+        let mut routes = others.routes.clone();
+        routes.extend(self.routes.iter().map(|(id, own)| (*id, Arc::clone(own))));
         Self { routes }
     }
 
@@ -84,7 +99,19 @@ impl Prepared {
             connector: Arc::clone(connector),
             trust: UpstreamTls::new(roots, connector)?,
             injector: Arc::new(Injector::new(connector)),
+            usable: true,
         })
+    }
+
+    /// The same Connector, with a credential that may be used or not.
+    #[must_use]
+    pub fn with_usable(self, usable: bool) -> Self {
+        Self { usable, ..self }
+    }
+
+    /// The Connector.
+    pub fn connector(&self) -> &Arc<Connector> {
+        &self.connector
     }
 
     /// The Connector's own address, all paths of its host.
@@ -104,17 +131,20 @@ impl Routes {
                     .push(Arc::new(Target::new(prepared, address)));
             }
         }
-        let sites = targets
-            .into_iter()
-            .filter_map(|(key, targets)| Some((key, Arc::new(Site::new(targets)?))))
-            .collect();
+        let mut sites: HashMap<_, BTreeMap<_, _>> = HashMap::new();
+        for ((host, port), targets) in targets {
+            if let Some(site) = Site::new(targets) {
+                sites.entry(host).or_default().insert(port, Arc::new(site));
+            }
+        }
         Self { sites }
     }
 
     /// The site that a client means by a host and a port.
     pub fn site(&self, scheme: Scheme, host: &str, port: u16) -> Option<Arc<Site>> {
         self.sites
-            .get(&(host.to_owned(), port))
+            .get(host)?
+            .get(&port)
             .filter(|site| site.scheme == scheme)
             .map(Arc::clone)
     }
@@ -122,7 +152,8 @@ impl Routes {
     /// The site of a Connector at a port, for protocols that do not name their host in time;
     /// `None` when there are several.
     pub fn site_of(&self, scheme: Scheme, connector: ConnectorId, port: u16) -> Option<Arc<Site>> {
-        let mut fitting = self.sites.values().filter(|site| {
+        let all = self.sites.values().flat_map(BTreeMap::values);
+        let mut fitting = all.filter(|site| {
             site.scheme == scheme
                 && site.port == port
                 && site
@@ -141,6 +172,7 @@ impl Target {
             connector,
             trust,
             injector,
+            usable,
         } = prepared.clone();
         Self {
             path: address.path.clone(),
@@ -152,6 +184,7 @@ impl Target {
             connector,
             trust,
             injector,
+            usable,
         }
     }
 }

@@ -3,22 +3,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
 };
 
 use proxy_common::maps::{
     DESTINATION_FAIL_OPEN, Destination, DestinationKey, PORTS_PER_DESTINATION,
 };
 
+use super::Granted;
 use crate::{
     datapath::map_address,
-    state::{Connector, ConnectorId, FailurePolicy},
+    state::{ConnectorId, FailurePolicy},
     upstream::Resolver,
     workload::PolicyId,
 };
 
 /// More ports of one address than the kernel's entry for it holds.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error(
     "Connectors use {ports} ports of {ip}, more than the {PORTS_PER_DESTINATION} that one \
      address can have; give some of the services addresses of their own"
@@ -36,15 +36,24 @@ struct Wanted {
     closed: bool,
 }
 
+/// What the kernel is to redirect.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    /// The map's entries, one for each address of each policy.
+    pub(super) entries: Vec<(DestinationKey, Destination)>,
+    /// Addresses of which an entry holds only the lowest ports.
+    pub(super) overfull: Vec<TooManyPorts>,
+}
+
 /// The entries for all policies, from the addresses that are known for each host.
-pub(super) fn entries(
-    policies: &BTreeMap<PolicyId, Vec<Arc<Connector>>>,
+pub(super) fn entries<'a>(
+    policies: impl IntoIterator<Item = (PolicyId, &'a Vec<Granted>)>,
     resolver: &Resolver,
-) -> Result<Vec<(DestinationKey, Destination)>, TooManyPorts> {
-    let mut all = Vec::new();
-    for (policy, connectors) in policies {
+) -> Entries {
+    let mut all = Entries::default();
+    for (policy, granted) in policies {
         let mut wanted: BTreeMap<IpAddr, Wanted> = BTreeMap::new();
-        for connector in connectors {
+        for Granted { connector, .. } in granted {
             for address in connector.addresses() {
                 for ip in resolver.known(&address.host) {
                     let entry = wanted.entry(ip).or_default();
@@ -55,23 +64,19 @@ pub(super) fn entries(
             }
         }
         for (ip, wanted) in wanted {
-            all.push(entry(*policy, ip, &wanted)?);
+            all.entries.push(entry(policy, ip, &wanted));
+            if wanted.ports.len() > PORTS_PER_DESTINATION {
+                all.overfull.push(TooManyPorts {
+                    ip,
+                    ports: wanted.ports.len(),
+                });
+            }
         }
     }
-    Ok(all)
+    all
 }
 
-fn entry(
-    policy: PolicyId,
-    ip: IpAddr,
-    wanted: &Wanted,
-) -> Result<(DestinationKey, Destination), TooManyPorts> {
-    if wanted.ports.len() > PORTS_PER_DESTINATION {
-        return Err(TooManyPorts {
-            ip,
-            ports: wanted.ports.len(),
-        });
-    }
+fn entry(policy: PolicyId, ip: IpAddr, wanted: &Wanted) -> (DestinationKey, Destination) {
     let mut ports = [0; PORTS_PER_DESTINATION];
     for (place, port) in ports.iter_mut().zip(&wanted.ports) {
         *place = *port;
@@ -94,16 +99,21 @@ fn entry(
         },
         ports,
     };
-    Ok((key, value))
+    (key, value)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::state::{Address, ClientAuthorization, Protocol, Scheme};
+    use std::sync::Arc;
 
-    fn connector(id: u32, host: &str, port: u16, failure_policy: FailurePolicy) -> Arc<Connector> {
-        Arc::new(Connector {
+    use super::*;
+    use crate::{
+        node::Binding,
+        state::{Address, ClientAuthorization, Connector, Protocol, Scheme},
+    };
+
+    fn connector(id: u32, host: &str, port: u16, failure_policy: FailurePolicy) -> Granted {
+        let connector = Arc::new(Connector {
             id: ConnectorId(id),
             namespace: "default".into(),
             name: format!("c{id}"),
@@ -120,7 +130,18 @@ mod tests {
             client_authorization: ClientAuthorization::Replace,
             failure_policy,
             extra_roots: Vec::new(),
-        })
+        });
+        Granted {
+            connector,
+            binding: Binding::of_file(),
+        }
+    }
+
+    fn entries_of(policies: &BTreeMap<PolicyId, Vec<Granted>>) -> Entries {
+        entries(
+            policies.iter().map(|(policy, granted)| (*policy, granted)),
+            &Resolver::default(),
+        )
     }
 
     fn addr(ip: &str) -> [u8; 16] {
@@ -135,7 +156,8 @@ mod tests {
             connector(3, "2001:db8::1", 443, FailurePolicy::Open),
         ];
         let policies = BTreeMap::from([(PolicyId(7), connectors)]);
-        let entries = entries(&policies, &Resolver::default()).expect("entries");
+        let Entries { entries, overfull } = entries_of(&policies);
+        assert_eq!(overfull, []);
         let [(v4, shared), (v6, single)] = entries.as_slice() else {
             panic!("{entries:?}");
         };
@@ -158,7 +180,8 @@ mod tests {
                 vec![connector(2, "192.0.2.1", 5000, FailurePolicy::Closed)],
             ),
         ]);
-        let entries = entries(&policies, &Resolver::default()).expect("entries");
+        let Entries { entries, overfull } = entries_of(&policies);
+        assert_eq!(overfull, []);
         let found: Vec<_> = entries
             .iter()
             .map(|(key, value)| (key.policy, value.connector, value.ports[0]))
@@ -167,15 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn more_ports_than_an_entry_holds_are_an_error() {
+    fn more_ports_than_an_entry_holds_are_reported() {
         let connectors = (5001..=5005)
             .map(|port| connector(1, "192.0.2.1", port, FailurePolicy::Closed))
             .collect();
-        let policies = BTreeMap::from([(PolicyId(1), connectors)]);
-        let error = entries(&policies, &Resolver::default()).expect_err("five ports");
-        assert!(
-            error.to_string().contains("5 ports of 192.0.2.1"),
-            "{error}"
-        );
+        let Entries { entries, overfull } =
+            entries_of(&BTreeMap::from([(PolicyId(1), connectors)]));
+        assert_eq!(entries[0].1.ports, [5001, 5002, 5003, 5004]);
+        let message = overfull[0].to_string();
+        assert!(message.contains("5 ports of 192.0.2.1"), "{message}");
     }
 }

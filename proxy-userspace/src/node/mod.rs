@@ -1,36 +1,43 @@
 //! The datapath, listeners and workers of one node, and the workloads that they serve.
 //!
-//! `postern run` is a node with one workload.
+//! `postern run` is a node with one workload, of which nothing outlives the process. That of
+//! an agent is pinned: it can be restarted and replaced while the workloads go on.
 
 mod destinations;
+mod enrolled;
+mod grants;
+mod hand_over;
+mod names;
 
 pub use destinations::TooManyPorts;
+pub use grants::{Binding, Granted};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     os::fd::AsFd,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use proxy_common::maps::{CREDENTIAL_USABLE, Credential, Stats};
-use tokio::{
-    task::{AbortHandle, JoinHandle},
-    time::{Instant, Interval, interval, interval_at},
-};
+use proxy_common::maps::Stats;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::{
-    datapath::{Datapath, DatapathError, FlowTable},
-    gate::{Policies, Prepared},
+    datapath::{Datapath, DatapathError, FlowTable, Pins},
     limits,
-    listen::{self, ListenError, Listeners},
+    listen::{ListenError, Listeners},
     proxy::Proxy,
     state::{Connector, ConnectorId},
     tls::{Roots, TlsError},
     worker::Workers,
-    workload::{NetNs, PolicyId, Workload},
+    workload::{Egress, Enrolment, NetNs, NetNsError, PolicyId, Sockets, Workload},
 };
+use destinations::Entries;
+use enrolled::Enrolled;
+use grants::Grants;
+use names::Names;
 
 /// Why a node does not work.
 #[derive(Debug, thiserror::Error)]
@@ -38,146 +45,216 @@ pub enum NodeError {
     /// The kernel half.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
-    /// A Connector's certificates.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
     /// A workload's listener.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A workload's network namespace.
+    #[error(transparent)]
+    NetNs(#[from] NetNsError),
     /// Addresses of Connectors.
     #[error(transparent)]
     Destinations(#[from] TooManyPorts),
     /// No threads.
     #[error("cannot start the workers: {0}")]
     Workers(#[source] io::Error),
+    /// No such workload.
+    #[error("the workload with cgroup id {0} is not enrolled")]
+    NotEnrolled(u64),
+    /// Another agent has taken over. Nothing can be changed any more;
+    /// [`Node::drain`] is what is left to do.
+    #[error("another agent has taken over")]
+    Replaced,
 }
 
-/// A running node. Dropping it detaches the datapath and closes the listeners.
+/// A running node.
+///
+/// Dropping it closes the listeners and ends all connections. Unless it is pinned, the
+/// datapath goes with it; if it is, the kernel refuses the destinations of fail-closed
+/// Connectors until the next agent starts.
 pub struct Node {
     datapath: Datapath,
     flows: Arc<FlowTable>,
     proxy: Arc<Proxy>,
     workers: Workers,
-    /// What each policy grants.
-    policies: BTreeMap<PolicyId, Vec<Arc<Connector>>>,
-    /// Listeners by the cgroup of their workload.
+    /// Makes sockets in the namespaces of workloads; started for the first one.
+    sockets: Option<Sockets>,
+    grants: Grants,
+    /// Counts the changes of `grants`.
+    version: u64,
+    /// The version whose names are being resolved.
+    resolving: u64,
+    /// The maps hold what an earlier agent wrote. It stays until the names of the first
+    /// grants were resolved, lest a Connector is missing meanwhile.
+    inherits: bool,
+    /// Addresses with more ports than the kernel's entry holds, which were complained about.
+    overfull: HashSet<TooManyPorts>,
+    /// By the cgroup of the workload.
     enrolled: HashMap<u64, Enrolled>,
     heartbeat: Interval,
-    names: Interval,
-    /// Names that are being resolved, apart from everything that must not wait for it.
-    resolving: Option<JoinHandle<Vec<(String, io::Error)>>>,
-    /// Hosts that did not resolve the last time, and were complained about.
-    missing: HashSet<String>,
-}
-
-struct Enrolled(AbortHandle);
-
-impl Drop for Enrolled {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    claims: Interval,
+    names: Names,
+    replaced: bool,
 }
 
 impl Node {
-    /// Loads the datapath and starts the workers. Nothing is attached yet.
+    /// Loads the datapath and starts the workers. Nothing is attached yet, and nothing
+    /// outlives the node.
     ///
     /// `levels` are the depths in the cgroup tree at which workloads live.
     pub fn start(proxy: Arc<Proxy>, levels: &[u8]) -> Result<Self, NodeError> {
-        let (datapath, flows) = Datapath::load(levels, nanoseconds(limits::GRACE))?;
+        let loaded = Datapath::load(levels, nanoseconds(limits::GRACE))?;
+        Self::with(proxy, loaded)
+    }
+
+    /// The same with maps and links pinned below `pins`, a directory on a BPF file system.
+    ///
+    /// What is there already is taken over: from an agent that runs, which is told to give
+    /// way and waited for, or from one that is gone. Workloads are served as they were until
+    /// they are [enrolled](Self::enrol) anew. Dropping the future tells the other agent to
+    /// stay.
+    pub async fn take_over(
+        proxy: Arc<Proxy>,
+        levels: &[u8],
+        pins: &Path,
+    ) -> Result<Self, NodeError> {
+        let pins = Pins::take(pins).await?;
+        let loaded = Datapath::load_pinned(levels, nanoseconds(limits::GRACE), pins)?;
+        Self::with(proxy, loaded)
+    }
+
+    fn with(proxy: Arc<Proxy>, loaded: (Datapath, FlowTable)) -> Result<Self, NodeError> {
+        let (datapath, flows) = loaded;
         Ok(Self {
+            inherits: datapath.has_destinations(),
             datapath,
             flows: Arc::new(flows),
             workers: Workers::start(&proxy).map_err(NodeError::Workers)?,
             proxy,
-            policies: BTreeMap::new(),
+            sockets: None,
+            grants: Grants::default(),
+            version: 0,
+            resolving: 0,
+            overfull: HashSet::new(),
             enrolled: HashMap::new(),
-            heartbeat: interval(limits::HEARTBEAT),
-            names: interval_at(
-                Instant::now() + limits::RESOLVE_AGAIN,
-                limits::RESOLVE_AGAIN,
-            ),
-            resolving: None,
-            missing: HashSet::new(),
+            heartbeat: every(limits::HEARTBEAT),
+            claims: every(limits::CLAIM_WATCH),
+            names: Names::new(),
+            replaced: false,
         })
     }
 
-    /// Sets what each policy grants.
+    /// Replaces what each policy grants.
+    ///
+    /// A Connector whose certificates cannot be used is left out and returned with the
+    /// reason; all others are in force. Connectors that are what they were (the same object,
+    /// or equal but for a credential of the same generation and revision) keep their
+    /// registry tokens and their connections. `roots` have to be the same each time.
+    ///
+    /// Addresses that are known are redirected at once, those of new names after
+    /// [`resolve_soon`](Self::resolve_soon) or [`resolve`](Self::resolve).
     pub fn set_policies(
         &mut self,
-        policies: BTreeMap<PolicyId, Vec<Arc<Connector>>>,
+        policies: BTreeMap<PolicyId, Vec<Granted>>,
         roots: &Roots,
-    ) -> Result<(), NodeError> {
-        let mut prepared: HashMap<ConnectorId, Prepared> = HashMap::new();
-        for connector in policies.values().flatten() {
-            prepared.insert(connector.id, Prepared::new(connector, roots)?);
+    ) -> Result<Vec<(Arc<Connector>, TlsError)>, NodeError> {
+        self.check_writer()?;
+        let renewal = self.grants.renew(policies, roots);
+        self.grants = renewal.grants;
+        self.version += 1;
+        // The kernel must not send anything to a proxy that does not know what to do with
+        // it: what is new is known to the proxy first, what is old last.
+        let routes = self.grants.routes();
+        let before = self.proxy.policies.load_full();
+        let both = routes.with_others(&before);
+        self.proxy.policies.store(Arc::new(both));
+        for (id, credential) in self.grants.credentials() {
+            self.datapath.set_credential(id.0, credential)?;
         }
-        for id in prepared.keys() {
-            // A file has no version: the credential is the one the run started with.
-            let binding = Credential {
-                generation: 1,
-                revision: 1,
-                not_after_ns: 0,
-                state: CREDENTIAL_USABLE,
-                flags: 0,
-            };
-            self.datapath.set_credential(id.0, binding)?;
-        }
-        let grants = policies.iter().map(|(policy, connectors)| {
-            let granted = connectors
-                .iter()
-                .filter_map(|connector| prepared.get(&connector.id).cloned());
-            (*policy, granted.collect())
-        });
-        self.proxy.policies.store(Arc::new(Policies::new(grants)));
-        self.policies = policies;
-        Ok(())
+        self.update_destinations()?;
+        self.proxy.policies.store(Arc::new(routes));
+        self.workers.forget_connectors(&renewal.changed);
+        Ok(renewal.refused)
     }
 
-    /// Resolves all hosts and tells the kernel what to redirect.
+    /// Resolves all hosts and tells the kernel what to redirect. Signs of life go on
+    /// meanwhile. Fails when an address has more ports than the kernel's entry for it holds.
     pub async fn resolve(&mut self) -> Result<(), NodeError> {
-        let failed = resolve(Arc::clone(&self.proxy), self.hosts()).await;
-        self.complain(failed);
-        self.update_destinations()?;
-        // Resolving may have taken longer than the kernel waits.
-        Ok(self.datapath.heartbeat()?)
+        self.resolve_soon();
+        while self.names.is_busy() {
+            self.tick().await?;
+        }
+        match self.entries().overfull.into_iter().next() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Has all hosts resolved in the background now, instead of when it is time again.
+    pub fn resolve_soon(&mut self) {
+        self.names.soon();
     }
 
     /// Opens listeners for a workload in its network namespace and has its connections
-    /// redirected there.
-    pub fn enrol(&mut self, workload: Workload, netns: &NetNs) -> Result<(), NodeError> {
-        let listeners = Listeners::bind(netns)?;
-        let (port_v4, port_v6) = listeners.ports();
-        let cgroup_id = workload.cgroup_id;
-        let entry = proxy_common::maps::Workload {
-            policy: workload.policy.0,
-            port_v4,
-            port_v6,
-        };
-        let workers = self.workers.clone();
-        let accept = listen::accept(
+    /// redirected there. A workload that is enrolled already is moved to the new namespace.
+    pub fn enrol(&mut self, workload: Workload, netns: NetNs) -> Result<(), NodeError> {
+        self.check_writer()?;
+        let (cgroup_id, policy) = (workload.cgroup_id, workload.policy);
+        let listeners = Listeners::bind(&netns)?;
+        let enrolled = Enrolled::start(
+            Enrolment::new(workload, self.egress(netns)?),
             listeners,
-            Arc::new(workload),
-            Arc::clone(&self.flows),
-            Arc::clone(&self.proxy.counters),
-            move |inbound| workers.deliver(inbound),
+            &self.flows,
+            &self.proxy,
+            &self.workers,
         );
-        let task = tokio::spawn(async move {
-            if let Err(error) = accept.await {
-                tracing::error!("a listener ended: {error}");
-            }
-        });
-        self.enrolled
-            .insert(cgroup_id, Enrolled(task.abort_handle()));
-        Ok(self.datapath.enrol(cgroup_id, entry)?)
+        self.datapath.enrol(cgroup_id, enrolled.entry(policy))?;
+        if let Some(before) = self.enrolled.insert(cgroup_id, enrolled) {
+            before.end(&self.workers);
+        }
+        Ok(())
     }
 
-    /// Attaches the datapath to a cgroup and all below it.
+    /// Grants a workload something else: connections to come, and requests to come on open
+    /// ones.
+    pub fn set_policy(&mut self, cgroup_id: u64, policy: PolicyId) -> Result<(), NodeError> {
+        self.check_writer()?;
+        let enrolled = self
+            .enrolled
+            .get(&cgroup_id)
+            .ok_or(NodeError::NotEnrolled(cgroup_id))?;
+        enrolled.enrolment.set_policy(policy);
+        Ok(self.datapath.enrol(cgroup_id, enrolled.entry(policy))?)
+    }
+
+    /// Leaves a workload alone from now on, and ends the connections that it has. One that
+    /// is not enrolled is left alone already.
+    pub fn withdraw(&mut self, cgroup_id: u64) -> Result<(), NodeError> {
+        self.check_writer()?;
+        self.datapath.withdraw(cgroup_id)?;
+        if let Some(enrolled) = self.enrolled.remove(&cgroup_id) {
+            enrolled.end(&self.workers);
+        }
+        Ok(())
+    }
+
+    /// Leaves alone what an earlier agent served and this one does not: workloads that are
+    /// not enrolled, and cgroups that nothing was [attached](Self::attach) to. For when
+    /// everything that is to be served is.
+    pub fn forget_strangers(&mut self) -> Result<(), NodeError> {
+        self.check_writer()?;
+        let enrolled = &self.enrolled;
+        Ok(self.datapath.retain(|id| enrolled.contains_key(&id))?)
+    }
+
+    /// Attaches the datapath to a cgroup and all below it, in the place of an earlier
+    /// agent's.
     pub fn attach(&mut self, cgroup: impl AsFd) -> Result<(), NodeError> {
+        self.check_writer()?;
         Ok(self.datapath.attach(cgroup)?)
     }
 
-    /// Signs of life for the kernel, and addresses as they change. Ends only when it fails;
-    /// dropping the future loses nothing.
+    /// Signs of life for the kernel, and addresses as they change. Ends only when it fails,
+    /// or with [`NodeError::Replaced`]; dropping the future loses nothing.
     pub async fn keep_up(&mut self) -> NodeError {
         loop {
             if let Err(error) = self.tick().await {
@@ -186,83 +263,107 @@ impl Node {
         }
     }
 
-    /// The kernel's counters.
+    /// Cgroup ids of the workloads that are served.
+    pub fn enrolled(&self) -> impl Iterator<Item = u64> {
+        self.enrolled.keys().copied()
+    }
+
+    /// The kernel's counters. Those of a pinned node count from before it started.
     pub fn stats(&self) -> Result<Stats, NodeError> {
         Ok(self.datapath.stats()?)
     }
 
     async fn tick(&mut self) -> Result<(), NodeError> {
+        self.check_writer()?;
         tokio::select! {
-            _ = self.heartbeat.tick() => self.datapath.heartbeat()?,
-            _ = self.names.tick(), if self.resolving.is_none() => {
-                let work = resolve(Arc::clone(&self.proxy), self.hosts());
-                self.resolving = Some(tokio::spawn(work));
+            _ = self.heartbeat.tick() => {
+                self.watch_claims()?;
+                self.datapath.heartbeat()?;
             }
-            done = finished(&mut self.resolving) => {
-                self.resolving = None;
-                self.complain(done);
-                if let Err(error) = self.update_destinations() {
-                    tracing::warn!("addresses are left as they were: {error}");
+            _ = self.claims.tick() => self.watch_claims()?,
+            event = self.names.next() => match event {
+                names::Event::Due => {
+                    self.resolving = self.version;
+                    self.names.start(Arc::clone(&self.proxy.resolver), self.hosts());
                 }
-            }
+                names::Event::Done(failed) => self.resolved(failed),
+            },
         }
         Ok(())
     }
 
+    fn resolved(&mut self, failed: names::Failed) {
+        self.names.complain(failed, self.grants.connectors());
+        if self.resolving == self.version && self.version > 0 {
+            self.inherits = false;
+        }
+        if let Err(error) = self.update_destinations() {
+            tracing::warn!("addresses are left as they were: {error}");
+        }
+    }
+
+    /// Lets go of the maps when another agent wants to write them.
+    fn watch_claims(&mut self) -> Result<(), NodeError> {
+        if self.datapath.is_claimed()? {
+            self.datapath.release();
+            self.replaced = true;
+        }
+        self.check_writer()
+    }
+
+    fn check_writer(&self) -> Result<(), NodeError> {
+        if self.replaced {
+            return Err(NodeError::Replaced);
+        }
+        Ok(())
+    }
+
+    /// The way out for a workload in a namespace.
+    fn egress(&mut self, netns: NetNs) -> Result<Egress, NodeError> {
+        if netns.is_own() {
+            return Ok(Egress::own());
+        }
+        let sockets = match &self.sockets {
+            Some(sockets) => sockets.clone(),
+            None => self.sockets.insert(Sockets::start()?).clone(),
+        };
+        Ok(Egress::of(netns, sockets))
+    }
+
     fn update_destinations(&mut self) -> Result<(), NodeError> {
-        let entries = destinations::entries(&self.policies, &self.proxy.resolver)?;
-        Ok(self.datapath.set_destinations(&entries)?)
+        let Entries { entries, overfull } = self.entries();
+        let overfull = HashSet::from_iter(overfull);
+        for error in overfull.difference(&self.overfull) {
+            tracing::warn!("only the lowest ports of an address get a credential: {error}");
+        }
+        self.overfull = overfull;
+        if self.inherits {
+            return Ok(self.datapath.add_destinations(&entries)?);
+        }
+        self.datapath.set_destinations(&entries)?;
+        // Nothing leads to the others any more.
+        let grants = &self.grants;
+        Ok(self
+            .datapath
+            .retain_credentials(|id| grants.contains(ConnectorId(id)))?)
+    }
+
+    fn entries(&self) -> Entries {
+        destinations::entries(self.grants.policies(), &self.proxy.resolver)
     }
 
     fn hosts(&self) -> BTreeSet<String> {
-        self.policies
-            .values()
-            .flatten()
-            .flat_map(|connector| connector.addresses())
-            .map(|address| address.host.clone())
-            .collect()
-    }
-
-    /// Reports hosts that do not resolve, once until they do.
-    fn complain(&mut self, failed: Vec<(String, io::Error)>) {
-        let before = std::mem::take(&mut self.missing);
-        for (host, error) in failed {
-            if !before.contains(&host) {
-                let users: BTreeSet<_> = self
-                    .policies
-                    .values()
-                    .flatten()
-                    .filter(|connector| connector.addresses().any(|a| a.host == host))
-                    .map(ToString::to_string)
-                    .collect();
-                let users = Vec::from_iter(users).join(", ");
-                tracing::warn!(
-                    "cannot resolve {host} of connector {users}: {error}; connections to it \
-                     get no credential until it resolves"
-                );
-            }
-            self.missing.insert(host);
-        }
+        let connectors = self.grants.connectors();
+        let addresses = connectors.flat_map(|connector| connector.addresses());
+        addresses.map(|address| address.host.clone()).collect()
     }
 }
 
-/// Resolves names so that the resolver knows them; returns those that it does not.
-async fn resolve(proxy: Arc<Proxy>, hosts: BTreeSet<String>) -> Vec<(String, io::Error)> {
-    let mut failed = Vec::new();
-    for host in hosts {
-        if let Err(error) = proxy.resolver.resolve(&host).await {
-            failed.push((host, error));
-        }
-    }
-    failed
-}
-
-/// The result of a task, or never when there is none. A task that panicked found nothing.
-async fn finished<T: Default>(task: &mut Option<JoinHandle<T>>) -> T {
-    match task {
-        Some(task) => task.await.unwrap_or_default(),
-        None => std::future::pending().await,
-    }
+/// The first time at once.
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

@@ -17,7 +17,7 @@ use http::{
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::timeout};
 
 use stop::Stop;
 use verdict::Verdict;
@@ -33,7 +33,7 @@ use crate::{
     proxy::Worker,
     state::{ClientAuthorization, Scheme},
     upstream::{self, Body, Endpoint, HttpVersion, UpstreamError},
-    workload::Workload,
+    workload::Enrolment,
 };
 
 /// Whose requests these are, and for which site their connection was made.
@@ -41,11 +41,43 @@ pub struct Caller {
     /// Who serves them.
     pub worker: Arc<Worker>,
     /// Who sends them.
-    pub workload: Arc<Workload>,
+    pub workload: Arc<Enrolment>,
     /// What they are for.
     pub site: Arc<Site>,
     /// HTTP version of the connection; the upstream is spoken to in the same.
     pub version: HttpVersion,
+    /// Told when the site is not granted any more, so that the connection ends.
+    pub revoked: Notify,
+}
+
+impl Caller {
+    /// For the requests of one connection.
+    pub fn new(
+        worker: Arc<Worker>,
+        workload: Arc<Enrolment>,
+        site: Arc<Site>,
+        version: HttpVersion,
+    ) -> Self {
+        Self {
+            worker,
+            workload,
+            site,
+            version,
+            revoked: Notify::new(),
+        }
+    }
+
+    /// The site as the workload's grants have it now: both may have changed since the
+    /// connection was made. `None`: it is not granted any more.
+    fn current_site(&self) -> Option<Arc<Site>> {
+        let policies = self.worker.proxy.policies.load();
+        let routes = policies.routes(self.workload.policy())?;
+        routes.site(self.site.scheme, &self.site.host, self.site.port)
+    }
+
+    fn fetcher<'a>(&'a self, target: &'a Target) -> Fetcher<'a> {
+        Fetcher::new(&self.worker.upstream, &self.workload.egress, target)
+    }
 }
 
 /// Answers a request: with the upstream's answer, or with the reason why there is none.
@@ -54,12 +86,18 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
     let method = head.method.clone();
     // The query may hold what is nobody's business.
     let path = head.uri.path().to_owned();
-    let target = caller.site.target(&path).cloned();
+    let site = caller.current_site();
+    let target = site.as_ref().and_then(|site| site.target(&path).cloned());
     // A client that waits to be told to go on has sent nothing yet.
     let waits = head.headers.contains_key(EXPECT);
     let mut body = Some(upstream::incoming(body));
 
-    let outcome = forward(caller, target.as_deref(), head, &mut body).await;
+    let outcome = if let Some(site) = &site {
+        forward(caller, site, target.as_deref(), head, &mut body).await
+    } else {
+        caller.revoked.notify_one();
+        Err(not_granted(caller).into())
+    };
     let (mut response, verdict) = match outcome {
         Ok((response, verdict)) => (response, verdict),
         Err(stop) => (
@@ -76,6 +114,9 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
         if !waits {
             drain(unread).await;
         }
+        close_after(&mut response);
+    }
+    if site.is_none() || caller.workload.is_winding_down() {
         close_after(&mut response);
     }
     verdict.count(&caller.worker.proxy.counters);
@@ -95,13 +136,12 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
 /// The pipeline.
 async fn forward(
     caller: &Caller,
+    site: &Site,
     target: Option<&Target>,
     mut head: Parts,
     body: &mut Option<Body>,
 ) -> Result<(Response<Body>, Verdict), Stop> {
-    let site = &caller.site;
-
-    // authorize: the connection stands for the workload, its grants and the site
+    // authorize: the connection stands for the workload and the site, its grants are looked up
     gate::check_authority(site, &head)?;
     // hygiene
     gate::check_head(site, &head)?;
@@ -113,6 +153,9 @@ async fn forward(
         let response = exchange(caller, &site.unclaimed, head, body).await?;
         return Ok((finish(response), Verdict::Plain));
     };
+    if !target.usable {
+        return Err(unusable(target).into());
+    }
     if let Some(answer) = placeholder_token(caller, target, &head).await {
         return Ok((answer, Verdict::Answered));
     }
@@ -146,7 +189,7 @@ async fn registry_request(
     mut head: Parts,
     body: &mut Option<Body>,
 ) -> Result<(Response<Body>, Verdict), Stop> {
-    let fetch = Fetcher::new(&caller.worker.upstream, target);
+    let fetch = caller.fetcher(target);
     let mut attempt = Attempt::new(head.method.clone(), head.uri.clone());
     if *attempt.route() == Route::Ping && matches!(head.method, Method::GET | Method::HEAD) {
         registry.ping(&fetch).await?;
@@ -203,9 +246,7 @@ async fn placeholder_token(
     }
     // Whether the path is the token service's is only known once the registry was asked.
     if registry.realm().is_none() {
-        let _ = registry
-            .ping(&Fetcher::new(&caller.worker.upstream, target))
-            .await;
+        let _ = registry.ping(&caller.fetcher(target)).await;
     }
     registry
         .is_realm(&head.uri)
@@ -234,7 +275,7 @@ async fn exchange(
     caller
         .worker
         .upstream
-        .send(endpoint, caller.version, request)
+        .send(&caller.workload.egress, endpoint, caller.version, request)
         .await
 }
 
@@ -326,6 +367,27 @@ fn absolute(site: &Site, uri: &Uri) -> Result<Uri, Refusal> {
             format!("the request target cannot be forwarded: {error}"),
         )
     })
+}
+
+fn not_granted(caller: &Caller) -> Refusal {
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        format!(
+            "{} is not granted a Connector for {} any more; connect again to reach it without \
+             one",
+            caller.workload.name, caller.site.host
+        ),
+    )
+}
+
+fn unusable(target: &Target) -> Refusal {
+    Refusal::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!(
+            "the credential of connector {} cannot be used now; its status says why",
+            target.connector
+        ),
+    )
 }
 
 fn rejected(target: &Target) -> Refusal {

@@ -26,12 +26,12 @@ use crate::{
     forward::ForwardProxy,
     gate::{Policies, Prepared},
     limits,
-    node::Node,
+    node::{Binding, Granted, Node},
     proxy::{Proxy, Worker},
     state::Connector,
     telemetry::Counters,
     tls::{Authority, Interceptor, Roots},
-    workload::{Cgroup, NetNs, PolicyId, Workload},
+    workload::{Cgroup, Egress, Enrolment, NetNs, PolicyId, Workload},
 };
 use bundle::Trust;
 use child::Child;
@@ -142,14 +142,21 @@ impl Run<'_> {
             .context("cannot set up redirection (--mode forward does without)")?;
         rundir.remember_cgroup(&cgroup)?;
         let mut node = Node::start(Arc::clone(&self.proxy), cgroup.levels())?;
-        let grants = BTreeMap::from([(POLICY, connectors.clone())]);
-        node.set_policies(grants, &Roots::system())?;
+        let granted = connectors.iter().map(|connector| Granted {
+            connector: Arc::clone(connector),
+            binding: Binding::of_file(),
+        });
+        let policies = BTreeMap::from([(POLICY, granted.collect())]);
+        let refused = node.set_policies(policies, &Roots::system())?;
+        if let Some((_, error)) = refused.into_iter().next() {
+            return Err(error.into());
+        }
         tokio::select! {
             resolved = node.resolve() => resolved?,
             signal = self.signals.next() => return Ok(child::signalled(signal?)),
         }
         let workload = self.workload(cgroup.id());
-        node.enrol(workload, &NetNs::own())?;
+        node.enrol(workload, NetNs::own())?;
         node.attach(cgroup.directory())?;
 
         let mut variables = std::mem::take(&mut self.trust.variables);
@@ -210,7 +217,7 @@ impl Run<'_> {
             .collect::<Result<_, _>>()?;
         let policies = Policies::new([(POLICY, prepared)]);
         self.proxy.policies.store(Arc::new(policies));
-        let workload = Arc::new(self.workload(0));
+        let workload = Arc::new(Enrolment::new(self.workload(0), Egress::own()));
         let server = Arc::new(ForwardProxy::new(
             Worker::new(Arc::clone(&self.proxy)),
             workload,

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{Endpoint, HttpVersion, Resolver, UpstreamError, body::RequestBody, pool::Http1};
-use crate::{limits, tls::H2};
+use crate::{limits, tls::H2, workload::Egress};
 
 /// A connection ready for requests.
 pub(super) enum Dialled {
@@ -35,10 +35,11 @@ impl Dialled {
 /// there is no way to ask, and it is HTTP/1.1.
 pub(super) async fn dial(
     resolver: &Resolver,
+    egress: &Egress,
     endpoint: &Endpoint,
     version: Option<HttpVersion>,
 ) -> Result<Dialled, UpstreamError> {
-    let tcp = connect(resolver, endpoint).await?;
+    let tcp = connect(resolver, egress, endpoint).await?;
     let Some(tls) = &endpoint.tls else {
         return speak(endpoint, tcp, version.unwrap_or(HttpVersion::Http1)).await;
     };
@@ -55,7 +56,15 @@ pub(super) async fn dial(
     speak(endpoint, stream, agreed).await
 }
 
-async fn connect(resolver: &Resolver, endpoint: &Endpoint) -> Result<TcpStream, UpstreamError> {
+async fn connect(
+    resolver: &Resolver,
+    egress: &Egress,
+    endpoint: &Endpoint,
+) -> Result<TcpStream, UpstreamError> {
+    // A workload can read along in its own namespace: what is not encrypted and may carry a
+    // credential leaves from here.
+    let exposed = endpoint.tls.is_none() && endpoint.connector.is_some();
+    let from_workload = egress.is_foreign() && !exposed;
     let addresses = resolver
         .resolve(&endpoint.address.host)
         .await
@@ -63,14 +72,34 @@ async fn connect(resolver: &Resolver, endpoint: &Endpoint) -> Result<TcpStream, 
     let mut last = None;
     for ip in addresses.iter() {
         let addr = SocketAddr::new(*ip, endpoint.address.port);
-        match timeout(limits::CONNECT, TcpStream::connect(addr)).await {
+        let dialled = async {
+            if from_workload {
+                egress.connect(addr).await
+            } else {
+                TcpStream::connect(addr).await
+            }
+        };
+        match timeout(limits::CONNECT, dialled).await {
             Ok(Ok(stream)) => {
                 // Heads and bodies are written whole; waiting for more only adds delay.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Ok(Err(error)) => last = Some(UpstreamError::connect(endpoint, addr, &error)),
-            Err(_) => last = Some(UpstreamError::connect_timeout(endpoint, addr)),
+            Ok(Err(error)) => {
+                last = Some(UpstreamError::connect(
+                    endpoint,
+                    addr,
+                    from_workload,
+                    &error,
+                ));
+            }
+            Err(_) => {
+                last = Some(UpstreamError::connect_timeout(
+                    endpoint,
+                    addr,
+                    from_workload,
+                ));
+            }
         }
     }
     Err(last.unwrap_or_else(|| UpstreamError::no_address(endpoint)))

@@ -49,22 +49,33 @@ impl UpstreamError {
         }
     }
 
-    pub(super) fn connect(endpoint: &Endpoint, addr: SocketAddr, source: &io::Error) -> Self {
+    pub(super) fn connect(
+        endpoint: &Endpoint,
+        addr: SocketAddr,
+        from_workload: bool,
+        source: &io::Error,
+    ) -> Self {
         Self {
             kind: Kind::Connect,
             message: format!(
-                "cannot connect to {} at {addr}: {source}",
-                endpoint.address.authority()
+                "cannot connect to {} at {addr}: {source}{}",
+                endpoint.address.authority(),
+                policy_hint(from_workload)
             ),
         }
     }
 
-    pub(super) fn connect_timeout(endpoint: &Endpoint, addr: SocketAddr) -> Self {
+    pub(super) fn connect_timeout(
+        endpoint: &Endpoint,
+        addr: SocketAddr,
+        from_workload: bool,
+    ) -> Self {
         Self {
             kind: Kind::Connect,
             message: format!(
-                "{} at {addr} did not accept a connection in time",
-                endpoint.address.authority()
+                "{} at {addr} did not accept a connection in time{}",
+                endpoint.address.authority(),
+                policy_hint(from_workload)
             ),
         }
     }
@@ -131,6 +142,16 @@ impl UpstreamError {
                 waited.as_secs()
             ),
         }
+    }
+}
+
+/// What to look at when a connection left from the workload's own network.
+fn policy_hint(from_workload: bool) -> &'static str {
+    if from_workload {
+        "; it was dialled from the workload's network, so check the NetworkPolicies that apply \
+         to it"
+    } else {
+        ""
     }
 }
 

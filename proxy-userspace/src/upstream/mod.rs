@@ -16,7 +16,7 @@ pub use error::{Kind as ErrorKind, UpstreamError};
 pub use resolve::Resolver;
 pub use splice::{reset, splice};
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Method, Request, Response, Uri, Version,
@@ -30,13 +30,15 @@ use crate::{
     limits,
     state::{Address, ConnectorId},
     tls::{H2, HTTP1, UpstreamTls},
+    workload::{Egress, EgressId},
 };
 use body::{Progress, RequestBody};
 use dial::Dialled;
 use pool::{Pool, PoolKey};
 
 /// An upstream as far as connections to it are concerned. Connections are shared by requests
-/// to equal endpoints of one Connector, never between Connectors.
+/// to equal endpoints of one Connector on behalf of one workload, never between Connectors or
+/// workloads.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Whose credential travels on the connections; `None` for none.
@@ -86,10 +88,22 @@ impl Upstream {
         }
     }
 
+    /// Drops what is kept for a workload that is gone.
+    pub fn forget(&self, egress: &EgressId) {
+        self.pool.retain(|key| key.egress != *egress);
+    }
+
+    /// Drops what is kept for Connectors that are gone or have changed.
+    pub fn forget_connectors(&self, gone: &BTreeSet<ConnectorId>) {
+        self.pool
+            .retain(|key| key.connector.is_none_or(|id| !gone.contains(&id)));
+    }
+
     /// What an upstream speaks to a client that offers `offered`: asks it, once in a while.
     /// The connection made for asking is kept for the requests to come.
     pub async fn negotiate(
         &self,
+        egress: &Egress,
         endpoint: &Endpoint,
         offered: &[Vec<u8>],
     ) -> Result<HttpVersion, UpstreamError> {
@@ -100,13 +114,13 @@ impl Upstream {
         if !offers(HTTP1) {
             return Ok(HttpVersion::Http2);
         }
-        if let Some(version) = self.pool.known_version(endpoint) {
+        if let Some(version) = self.pool.known_version(egress, endpoint) {
             return Ok(version);
         }
-        let dialled = self.dial(endpoint, None).await?;
+        let dialled = self.dial(egress, endpoint, None).await?;
         let version = dialled.version();
-        self.pool.learn_version(endpoint, version);
-        let key = PoolKey::new(endpoint, version);
+        self.pool.learn_version(egress, endpoint, version);
+        let key = PoolKey::new(egress, endpoint, version);
         match dialled {
             Dialled::Http1(connection) => self.pool.put_http1(key, connection),
             Dialled::Http2(sender) => self.pool.put_http2(key, sender),
@@ -121,6 +135,7 @@ impl Upstream {
     /// method that may be repeated (RFC 9110, section 9.2.2).
     pub async fn send(
         &self,
+        egress: &Egress,
         endpoint: &Endpoint,
         version: HttpVersion,
         request: Request<Body>,
@@ -132,12 +147,13 @@ impl Upstream {
             HttpVersion::Http1 => {
                 origin_form(endpoint, &mut head, &body);
                 let request = Request::from_parts(head, body);
-                self.send_http1(endpoint, request, progress, patience).await
+                self.send_http1(egress, endpoint, request, progress, patience)
+                    .await
             }
             HttpVersion::Http2 => {
                 head.version = Version::HTTP_2;
                 let request = Request::from_parts(head, body);
-                self.send_http2(endpoint, request, &progress, patience)
+                self.send_http2(egress, endpoint, request, &progress, patience)
                     .await
             }
         }
@@ -145,18 +161,22 @@ impl Upstream {
 
     async fn send_http1(
         &self,
+        egress: &Egress,
         endpoint: &Endpoint,
         mut request: Request<RequestBody>,
         progress: Arc<Progress>,
         patience: Duration,
     ) -> Result<Response<Body>, UpstreamError> {
-        let key = PoolKey::new(endpoint, HttpVersion::Http1);
+        let key = PoolKey::new(egress, endpoint, HttpVersion::Http1);
         let mut kept = self.pool.take_http1(&key);
         loop {
             let was_kept = kept.is_some();
             let mut connection = match kept.take() {
                 Some(connection) => connection,
-                None => match self.dial(endpoint, Some(HttpVersion::Http1)).await? {
+                None => match self
+                    .dial(egress, endpoint, Some(HttpVersion::Http1))
+                    .await?
+                {
                     Dialled::Http1(connection) => connection,
                     Dialled::Http2(_) => return Err(UpstreamError::version(endpoint, "http/1.1")),
                 },
@@ -184,17 +204,21 @@ impl Upstream {
 
     async fn send_http2(
         &self,
+        egress: &Egress,
         endpoint: &Endpoint,
         mut request: Request<RequestBody>,
         progress: &Progress,
         patience: Duration,
     ) -> Result<Response<Body>, UpstreamError> {
-        let key = PoolKey::new(endpoint, HttpVersion::Http2);
+        let key = PoolKey::new(egress, endpoint, HttpVersion::Http2);
         loop {
             let mut shared = self
                 .pool
                 .http2(&key, async || {
-                    match self.dial(endpoint, Some(HttpVersion::Http2)).await? {
+                    match self
+                        .dial(egress, endpoint, Some(HttpVersion::Http2))
+                        .await?
+                    {
                         Dialled::Http2(sender) => Ok(sender),
                         Dialled::Http1(_) => Err(UpstreamError::version(endpoint, "h2")),
                     }
@@ -227,11 +251,12 @@ impl Upstream {
 
     async fn dial(
         &self,
+        egress: &Egress,
         endpoint: &Endpoint,
         version: Option<HttpVersion>,
     ) -> Result<Dialled, UpstreamError> {
         // Rare, and large: kept out of the futures of requests.
-        Box::pin(dial::dial(&self.resolver, endpoint, version)).await
+        Box::pin(dial::dial(&self.resolver, egress, endpoint, version)).await
     }
 }
 

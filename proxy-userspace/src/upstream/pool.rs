@@ -1,14 +1,18 @@
 //! Connections to upstreams that wait for their next request.
 //!
-//! A connection belongs to one Connector: another one's credential never travels on it.
+//! A connection belongs to one Connector: another one's credential never travels on it. It
+//! belongs to one workload as well, since it leaves from that one's network, and to the trust
+//! that it was verified with.
 
 use std::{
     collections::HashMap,
+    hash::{Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use hyper::client::conn::{http1, http2};
+use rustls::ClientConfig;
 use tokio::{
     task::AbortHandle,
     time::{Instant, timeout},
@@ -21,6 +25,7 @@ use super::{
 use crate::{
     limits,
     state::{ConnectorId, Scheme},
+    workload::{Egress, EgressId},
 };
 
 /// How long a failure to connect answers for those who waited for the same connection.
@@ -60,17 +65,46 @@ impl Http1 {
 /// What connections must have in common to be exchangeable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PoolKey {
-    connector: Option<ConnectorId>,
+    pub(super) egress: EgressId,
+    pub(super) connector: Option<ConnectorId>,
+    trust: Trust,
     scheme: Scheme,
     host: String,
     port: u16,
     version: HttpVersion,
 }
 
+/// With what upstreams are verified: the same object, not an equal one.
+#[derive(Clone, Debug)]
+struct Trust(Option<Arc<ClientConfig>>);
+
+impl PartialEq for Trust {
+    fn eq(&self, other: &Self) -> bool {
+        self.address() == other.address()
+    }
+}
+
+impl Eq for Trust {}
+
+impl Hash for Trust {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.address().hash(state);
+    }
+}
+
+impl Trust {
+    /// Belongs to nothing else for as long as this lives.
+    fn address(&self) -> Option<*const ClientConfig> {
+        self.0.as_ref().map(Arc::as_ptr)
+    }
+}
+
 impl PoolKey {
-    pub(super) fn new(endpoint: &Endpoint, version: HttpVersion) -> Self {
+    pub(super) fn new(egress: &Egress, endpoint: &Endpoint, version: HttpVersion) -> Self {
         Self {
+            egress: egress.id().clone(),
             connector: endpoint.connector,
+            trust: Trust(endpoint.tls.as_ref().map(|tls| Arc::clone(&tls.any))),
             scheme: endpoint.address.scheme,
             host: endpoint.address.host.clone(),
             port: endpoint.address.port,
@@ -124,6 +158,10 @@ impl Pool {
 
     pub(super) fn put_http1(&self, key: PoolKey, connection: Http1) {
         let mut idle = lock(&self.idle);
+        // Behind the lock: whoever closes it looks for what is kept afterwards.
+        if key.egress.is_closed() {
+            return;
+        }
         if idle.len() >= limits::POOLED_UPSTREAMS && !idle.contains_key(&key) {
             idle.retain(|_, connections| connections.iter().any(Idle::is_good));
         }
@@ -143,12 +181,10 @@ impl Pool {
         key: &PoolKey,
         dial: impl AsyncFnOnce() -> Result<Http2, UpstreamError>,
     ) -> Result<SharedHttp2, UpstreamError> {
-        let slot = Arc::clone(lock(&self.shared).entry(key.clone()).or_default());
+        let slot = self.slot(key);
         let mut slot = slot.lock().await;
         match &*slot {
-            Slot::Open { sender, since }
-                if !sender.is_closed() && since.elapsed() < limits::CONNECTION_AGE =>
-            {
+            Slot::Open { sender, since } if slot.is_good() => {
                 return Ok(SharedHttp2 {
                     sender: sender.clone(),
                     since: *since,
@@ -189,7 +225,29 @@ impl Pool {
             sender,
             since: Instant::now(),
         };
-        lock(&self.shared).insert(key, Arc::new(slot.into()));
+        let mut shared = lock(&self.shared);
+        if !key.egress.is_closed() {
+            shared.insert(key, Arc::new(slot.into()));
+        }
+    }
+
+    /// Forgets everything whose key is not wanted; what is in use stays with its user.
+    pub(super) fn retain(&self, wanted: impl Fn(&PoolKey) -> bool) {
+        lock(&self.idle).retain(|key, _| wanted(key));
+        lock(&self.shared).retain(|key, _| wanted(key));
+        lock(&self.versions).retain(|key, _| wanted(key));
+    }
+
+    fn slot(&self, key: &PoolKey) -> Arc<tokio::sync::Mutex<Slot>> {
+        let mut shared = lock(&self.shared);
+        if key.egress.is_closed() {
+            return Arc::default();
+        }
+        if shared.len() >= limits::POOLED_UPSTREAMS && !shared.contains_key(key) {
+            // One that is locked is being made.
+            shared.retain(|_, slot| slot.try_lock().map_or(true, |slot| slot.is_good()));
+        }
+        Arc::clone(shared.entry(key.clone()).or_default())
     }
 
     /// Forgets a connection, but not the one that took its place meanwhile.
@@ -205,15 +263,38 @@ impl Pool {
     }
 
     /// What an upstream was found to prefer, a short while ago.
-    pub(super) fn known_version(&self, endpoint: &Endpoint) -> Option<HttpVersion> {
-        let key = PoolKey::new(endpoint, HttpVersion::Http2);
+    pub(super) fn known_version(
+        &self,
+        egress: &Egress,
+        endpoint: &Endpoint,
+    ) -> Option<HttpVersion> {
+        let key = PoolKey::new(egress, endpoint, HttpVersion::Http2);
         let (version, learnt) = *lock(&self.versions).get(&key)?;
         (learnt.elapsed() < limits::CONNECTION_AGE).then_some(version)
     }
 
-    pub(super) fn learn_version(&self, endpoint: &Endpoint, version: HttpVersion) {
-        let key = PoolKey::new(endpoint, HttpVersion::Http2);
-        lock(&self.versions).insert(key, (version, Instant::now()));
+    pub(super) fn learn_version(&self, egress: &Egress, endpoint: &Endpoint, version: HttpVersion) {
+        let key = PoolKey::new(egress, endpoint, HttpVersion::Http2);
+        let mut versions = lock(&self.versions);
+        if key.egress.is_closed() {
+            return;
+        }
+        if versions.len() >= limits::POOLED_UPSTREAMS {
+            versions.retain(|_, (_, learnt)| learnt.elapsed() < limits::CONNECTION_AGE);
+        }
+        versions.insert(key, (version, Instant::now()));
+    }
+}
+
+impl Slot {
+    /// Whether it holds a connection that can still be used.
+    fn is_good(&self) -> bool {
+        match self {
+            Self::Open { sender, since } => {
+                !sender.is_closed() && since.elapsed() < limits::CONNECTION_AGE
+            }
+            Self::Empty | Self::Failed { .. } => false,
+        }
     }
 }
 

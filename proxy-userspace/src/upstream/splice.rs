@@ -5,16 +5,21 @@ use std::{io, net::SocketAddr, os::fd::AsFd};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream, time::timeout};
 
-use crate::limits;
+use crate::{limits, workload::Egress};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Connects to where the workload wanted to go and copies until both sides are done.
+/// Connects to where the workload wanted to go, by its own way out, and copies until both
+/// sides are done.
 ///
 /// When the destination does not answer, the workload sees a reset instead of an orderly
 /// end, as close to a failed `connect()` as an accepted connection can come.
-pub async fn splice(mut client: TcpStream, destination: SocketAddr) -> io::Result<(u64, u64)> {
-    let server = match timeout(limits::CONNECT, TcpStream::connect(destination)).await {
+pub async fn splice(
+    mut client: TcpStream,
+    egress: &Egress,
+    destination: SocketAddr,
+) -> io::Result<(u64, u64)> {
+    let server = match timeout(limits::CONNECT, egress.connect(destination)).await {
         Ok(result) => result,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };

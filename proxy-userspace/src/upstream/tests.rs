@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::state::Scheme;
+use crate::{state::Scheme, workload::Egress};
 
 /// A server whose connections are answered by `serve`, given their number.
 struct Server {
@@ -93,11 +93,12 @@ fn request(method: Method, body: Body) -> Request<Body> {
 /// Sends and reads to the end, so that the connection can be given back.
 async fn exchange(
     upstream: &Upstream,
+    egress: &Egress,
     server: &Server,
     request: Request<Body>,
 ) -> Result<(), UpstreamError> {
     let response = upstream
-        .send(&server.endpoint, HttpVersion::Http1, request)
+        .send(egress, &server.endpoint, HttpVersion::Http1, request)
         .await?;
     response.into_body().collect().await.expect("a body");
     // The pool takes it back once hyper has seen the end.
@@ -110,8 +111,8 @@ async fn exchange(
 #[tokio::test]
 async fn an_origin_server_gets_the_origin_form_and_a_host() {
     let server = Server::start(1, OK).await;
-    let upstream = Upstream::new(Arc::default());
-    exchange(&upstream, &server, request(Method::GET, empty()))
+    let (upstream, egress) = (Upstream::new(Arc::default()), Egress::own());
+    exchange(&upstream, &egress, &server, request(Method::GET, empty()))
         .await
         .expect("an answer");
     let head = server.heads.lock().expect("no panic before")[0].to_ascii_lowercase();
@@ -123,9 +124,9 @@ async fn an_origin_server_gets_the_origin_form_and_a_host() {
 #[tokio::test]
 async fn a_connection_serves_one_request_after_the_other() {
     let server = Server::start(10, OK).await;
-    let upstream = Upstream::new(Arc::default());
+    let (upstream, egress) = (Upstream::new(Arc::default()), Egress::own());
     for _ in 0..5 {
-        exchange(&upstream, &server, request(Method::GET, empty()))
+        exchange(&upstream, &egress, &server, request(Method::GET, empty()))
             .await
             .expect("an answer");
     }
@@ -135,14 +136,19 @@ async fn a_connection_serves_one_request_after_the_other() {
 #[tokio::test]
 async fn connections_of_one_connector_are_not_used_for_another() {
     let server = Server::start(10, OK).await;
-    let upstream = Upstream::new(Arc::default());
-    exchange(&upstream, &server, request(Method::GET, empty()))
+    let (upstream, egress) = (Upstream::new(Arc::default()), Egress::own());
+    exchange(&upstream, &egress, &server, request(Method::GET, empty()))
         .await
         .expect("an answer");
     let mut other = server.endpoint.clone();
     other.connector = Some(ConnectorId(2));
     upstream
-        .send(&other, HttpVersion::Http1, request(Method::GET, empty()))
+        .send(
+            &egress,
+            &other,
+            HttpVersion::Http1,
+            request(Method::GET, empty()),
+        )
         .await
         .expect("an answer");
     assert_eq!(server.connections(), 2);
@@ -151,9 +157,9 @@ async fn connections_of_one_connector_are_not_used_for_another() {
 #[tokio::test]
 async fn a_kept_connection_that_was_closed_is_replaced() {
     let server = Server::start(1, OK).await;
-    let upstream = Upstream::new(Arc::default());
+    let (upstream, egress) = (Upstream::new(Arc::default()), Egress::own());
     for n in 1..=4 {
-        exchange(&upstream, &server, request(Method::GET, empty()))
+        exchange(&upstream, &egress, &server, request(Method::GET, empty()))
             .await
             .unwrap_or_else(|error| panic!("request {n}: {error}"));
     }
@@ -164,12 +170,13 @@ async fn a_kept_connection_that_was_closed_is_replaced() {
 async fn an_early_answer_spoils_its_connection() {
     const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n";
     let server = Server::start(10, REFUSAL).await;
-    let upstream = Upstream::new(Arc::default());
+    let (upstream, egress) = (Upstream::new(Arc::default()), Egress::own());
     // A body that never ends.
     let (_sender, receiver) = tokio::sync::mpsc::channel::<()>(1);
     let body = Endless(receiver).boxed_unsync();
     let response = upstream
         .send(
+            &egress,
             &server.endpoint,
             HttpVersion::Http1,
             request(Method::PUT, body),
@@ -179,7 +186,7 @@ async fn an_early_answer_spoils_its_connection() {
     assert_eq!(response.status(), 413);
     assert!(response.extensions().get::<RequestUnread>().is_some());
     response.into_body().collect().await.expect("a body");
-    exchange(&upstream, &server, request(Method::GET, empty()))
+    exchange(&upstream, &egress, &server, request(Method::GET, empty()))
         .await
         .expect("an answer");
     assert_eq!(server.connections(), 2);

@@ -1,11 +1,17 @@
 //! Who is calling: cgroups as identities, network namespaces as places.
 
 mod cgroup;
+mod egress;
+mod enrolment;
 mod netns;
 pub mod pods;
+mod sockets;
 
 pub use cgroup::{Cgroup, CgroupError, hierarchy};
+pub use egress::{Egress, EgressId};
+pub use enrolment::Enrolment;
 pub use netns::{NetNs, NetNsError};
+pub use sockets::Sockets;
 
 /// Number of one distinct set of granted Connectors. 0 grants nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
@@ -29,11 +30,11 @@ pub enum NetNsError {
     Enter(#[source] nix::errno::Errno),
 }
 
-/// A network namespace.
-#[derive(Debug)]
+/// A network namespace, which lives for as long as this does.
+#[derive(Clone, Debug)]
 pub struct NetNs {
     /// `None` is the namespace of this process.
-    file: Option<File>,
+    file: Option<Arc<File>>,
 }
 
 impl NetNs {
@@ -45,7 +46,9 @@ impl NetNs {
     /// The namespace behind a file such as `/proc/PID/ns/net`.
     pub fn open(path: &Path) -> Result<Self, NetNsError> {
         match File::open(path) {
-            Ok(file) => Ok(Self { file: Some(file) }),
+            Ok(file) => Ok(Self {
+                file: Some(Arc::new(file)),
+            }),
             Err(source) => Err(NetNsError::Open {
                 path: path.to_path_buf(),
                 source,
@@ -59,19 +62,32 @@ impl NetNs {
         Some(metadata.ino())
     }
 
+    /// Whether it is the namespace of this process because [`own`](Self::own) said so.
+    pub fn is_own(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Moves the calling thread there, for a thread that exists for nothing else.
+    pub(super) fn enter(&self) -> nix::Result<()> {
+        match &self.file {
+            Some(file) => setns(file, CloneFlags::CLONE_NEWNET),
+            None => Ok(()),
+        }
+    }
+
     /// Runs `work` in the namespace. Sockets that it makes stay there.
     ///
     /// A thread is started for it and ends with it, so that no other work can ever find
     /// itself in a foreign namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
-        let Some(file) = &self.file else {
+        if self.is_own() {
             return Ok(work());
-        };
+        }
         thread::scope(|scope| {
             let entered = thread::Builder::new()
                 .name("netns".into())
                 .spawn_scoped(scope, || {
-                    setns(file, CloneFlags::CLONE_NEWNET).map_err(NetNsError::Enter)?;
+                    self.enter().map_err(NetNsError::Enter)?;
                     Ok(work())
                 })
                 .map_err(NetNsError::Thread)?;

@@ -17,7 +17,7 @@ use postern::{
     datapath::{Datapath, map_address},
     listen::{self, Inbound, Listeners},
     telemetry::Counters,
-    workload::{Cgroup, NetNs, PolicyId, Workload},
+    workload::{Cgroup, Egress, Enrolment, NetNs, PolicyId, Workload},
 };
 use proxy_common::maps::{
     CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, CREDENTIAL_USABLE, Credential, DESTINATION_FAIL_OPEN,
@@ -68,11 +68,12 @@ impl Rig {
         datapath.enrol(cgroup.id(), workload)?;
         datapath.attach(cgroup.directory())?;
         let counters = Arc::new(Counters::default());
-        let workload = Arc::new(Workload {
+        let workload = Workload {
             cgroup_id: cgroup.id(),
             name: name.into(),
             policy: PolicyId(POLICY),
-        });
+        };
+        let workload = Arc::new(Enrolment::new(workload, Egress::own()));
         let (flows, counted) = (Arc::new(flows), Arc::clone(&counters));
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()

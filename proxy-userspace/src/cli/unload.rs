@@ -1,0 +1,38 @@
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::datapath::{Unloaded, unload};
+
+/// Removes what agents have left in the kernel.
+///
+/// For when Postern is taken off a node: its programs and maps stay when the agent ends, so
+/// that the next one can take over. Refuses while an agent runs. Afterwards connections reach
+/// Connectors directly and without a credential.
+#[derive(Args)]
+pub(super) struct Unload {
+    #[command(flatten)]
+    pins: super::Pins,
+}
+
+impl Unload {
+    pub(super) fn execute(self) -> Result<ExitCode> {
+        let removed = unload(&self.pins.pins)?;
+        if removed.is_empty() {
+            println!("nothing is pinned below {}", self.pins.pins.display());
+        }
+        for Unloaded {
+            directory,
+            links,
+            maps,
+        } in removed
+        {
+            println!(
+                "removed {}: {links} links, {maps} maps",
+                directory.display()
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
