@@ -179,8 +179,9 @@ impl Agent {
                 .with_context(|| format!("cannot open the cgroup {}", path.display()))?;
             node.attach(&directory)?;
         }
-        if self.follow(&mut node, &mut watcher, stop).await? {
-            tracing::info!("a successor has taken over");
+        match self.follow(&mut node, &mut watcher, stop).await {
+            Err(error) if is_replaced(&error) => tracing::info!("a successor has taken over"),
+            ended => ended?,
         }
         self.board.update(|status| status.ready = false);
         node.drain().await;
@@ -226,14 +227,13 @@ impl Agent {
         }
     }
 
-    /// Follows the controller and the cgroup tree until it is told to stop (false) or is
-    /// replaced (true).
+    /// Follows the controller and the cgroup tree until it is told to stop.
     async fn follow(
         &mut self,
         node: &mut Node,
         watcher: &mut PodWatcher,
         stop: &mut Stop,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let mut pods = Pods::default();
         let mut first = First::new();
         let mut beat = interval(limits::HEARTBEAT);
@@ -259,11 +259,8 @@ impl Agent {
                     node.resolve_soon();
                 }
                 () = at(retry) => pods.retry(&self.snapshot, node),
-                () = stop.wait() => return Ok(false),
-                ended = node.keep_up() => return match ended {
-                    NodeError::Replaced => Ok(true),
-                    error => Err(error.into()),
-                },
+                () = stop.wait() => return Ok(()),
+                error = node.keep_up() => return Err(error.into()),
                 // The authority grows old.
                 _ = beat.tick() => self.signer.want(&self.snapshot.hosts()),
             }
@@ -365,6 +362,10 @@ impl First {
         }
         Ok(())
     }
+}
+
+fn is_replaced(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(NodeError::Replaced))
 }
 
 async fn at(instant: Option<Instant>) {

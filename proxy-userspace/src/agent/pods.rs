@@ -77,8 +77,11 @@ impl Pods {
                 let gone = self.0.remove(&cgroup.cgroup_id);
                 if gone.is_some_and(|seen| seen.enrolled.is_some()) {
                     tracing::debug!(pod = %cgroup.uid, "a pod is gone");
-                    if let Err(error) = node.withdraw(cgroup.cgroup_id) {
-                        tracing::error!(pod = %cgroup.uid, "cannot withdraw a pod: {error}");
+                    match node.withdraw(cgroup.cgroup_id) {
+                        Ok(()) | Err(NodeError::Replaced) => {}
+                        Err(error) => {
+                            tracing::error!(pod = %cgroup.uid, "cannot withdraw a pod: {error}");
+                        }
                     }
                 }
             }
@@ -150,7 +153,10 @@ impl Pods {
             _ => Ok(()),
         };
         seen.failed = outcome.is_err();
-        if let Err(error) = outcome {
+        // Whoever takes over serves it, which the next look at the node will tell.
+        if let Err(error) = outcome
+            && !matches!(error, NodeError::Replaced)
+        {
             tracing::error!(pod = %seen.cgroup.uid, "cannot serve a pod, trying again: {error}");
         }
         let wants_more = matches!(

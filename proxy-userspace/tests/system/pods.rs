@@ -160,7 +160,9 @@ fn a_namespace_counts_only_with_the_pods_address() -> Result<()> {
     let netns = found.context("not found")??;
     ensure!(other?.is_none(), "a namespace without the address");
     let expected = fs::read_link(format!("/proc/{}/ns/net", sandbox.pid()))?;
-    let inside = netns.run(|| fs::read_link("/proc/thread-self/ns/net"))??;
+    let inside = netns
+        .netns
+        .run(|| fs::read_link("/proc/thread-self/ns/net"))??;
     ensure!(
         inside == expected,
         "{} is not {}",
