@@ -38,7 +38,11 @@ impl Authority {
         let root_issuer = Issuer::new(root_params, root_key);
 
         let key = KeyPair::generate().map_err(failed)?;
-        let mut params = ca_params("Postern intermediate", BasicConstraints::Constrained(0), LIFE);
+        let mut params = ca_params(
+            "Postern intermediate",
+            BasicConstraints::Constrained(0),
+            LIFE,
+        );
         params.name_constraints = Some(constraints(hosts.iter().map(String::as_str)));
         params.use_authority_key_identifier_extension = true;
         let intermediate = params.signed_by(&key, &root_issuer).map_err(failed)?;
