@@ -43,7 +43,7 @@ pub(super) enum Refusal {
          Kubernetes 1.30 or newer (feature ServiceAccountTokenPodNodeInfo)"
     )]
     NoNode,
-    #[error("the token is for node {of}, and the call is for node {named}")]
+    #[error("the token is for node {of}, and the call is for node {named:?}")]
     OtherNode { of: String, named: String },
     #[error("the API server cannot be asked about the token: {0}")]
     Unanswered(String),

@@ -71,15 +71,7 @@ async fn handshake(
     // Updates are small and should not wait for more; a socket that refuses works as well.
     drop(stream.set_nodelay(true));
     match timeout(limits::HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Some(Connection {
-            stream,
-            peer: Peer {
-                address,
-                authenticated: Arc::default(),
-            },
-            deadline: Box::pin(sleep(limits::UNAUTHENTICATED)),
-            _slot: slot,
-        }),
+        Ok(Ok(stream)) => Some(Connection::new(stream, address, slot)),
         Ok(Err(error)) => {
             debug!(peer = %address, "TLS handshake failed: {error}");
             None
@@ -107,14 +99,28 @@ impl Peer {
 
 /// A connection. It is cut when nobody was authenticated on it in time, so that strangers
 /// cannot hold on to slots.
-pub(super) struct Connection {
-    stream: TlsStream<TcpStream>,
+pub(super) struct Connection<S = TlsStream<TcpStream>> {
+    stream: S,
     peer: Peer,
     deadline: Pin<Box<Sleep>>,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Connected for Connection {
+impl<S> Connection<S> {
+    fn new(stream: S, address: SocketAddr, slot: OwnedSemaphorePermit) -> Self {
+        Self {
+            stream,
+            peer: Peer {
+                address,
+                authenticated: Arc::default(),
+            },
+            deadline: Box::pin(sleep(limits::UNAUTHENTICATED)),
+            _slot: slot,
+        }
+    }
+}
+
+impl<S> Connected for Connection<S> {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
@@ -122,7 +128,7 @@ impl Connected for Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -138,7 +144,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -165,5 +171,40 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    fn connection(slots: &Arc<Semaphore>) -> (Connection<DuplexStream>, DuplexStream) {
+        let (ours, theirs) = duplex(64);
+        let address = SocketAddr::from(([192, 0, 2, 1], 1));
+        let slot = Arc::clone(slots).try_acquire_owned().expect("a slot");
+        (Connection::new(ours, address, slot), theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_cannot_hold_on_to_a_slot() {
+        let slots = Arc::new(Semaphore::new(1));
+        let (mut connection, _theirs) = connection(&slots);
+        let error = connection.read_u8().await.expect_err("time is over");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(connection);
+        assert_eq!(slots.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_may_be_silent() {
+        let slots = Arc::new(Semaphore::new(1));
+        let (mut connection, mut theirs) = connection(&slots);
+        connection.connect_info().set_authenticated();
+        let read = tokio::spawn(async move { connection.read_u8().await });
+        sleep(limits::UNAUTHENTICATED * 2).await;
+        theirs.write_u8(7).await.expect("room");
+        assert_eq!(read.await.expect("no panic").expect("a byte"), 7);
     }
 }

@@ -1,6 +1,7 @@
 //! The calls of agents.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
 use proxy_common::distribution::distribution_server::Distribution;
@@ -12,6 +13,7 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use super::identity::{Authenticator, Refusal};
+use super::limits;
 use super::listener::Peer;
 use super::session::Session;
 use crate::authority::{Authority, SignError};
@@ -22,6 +24,7 @@ pub struct Service {
     authenticator: Authenticator,
     authority: Arc<Authority>,
     nodes: Arc<Nodes>,
+    stream_age: Duration,
 }
 
 impl Service {
@@ -37,7 +40,16 @@ impl Service {
             authenticator: Authenticator::new(client, authority.namespace(), audience),
             authority,
             nodes,
+            stream_age: limits::STREAM_AGE,
         }
+    }
+
+    /// Streams of another age than [`limits::STREAM_AGE`], for tokens of another life than an
+    /// hour.
+    #[must_use]
+    pub fn with_stream_age(mut self, age: Duration) -> Self {
+        self.stream_age = age;
+        self
     }
 }
 
@@ -116,6 +128,7 @@ impl Distribution for Calls {
             incoming: request.into_inner(),
             outgoing,
             stopped: self.stopped.clone(),
+            age: self.service.stream_age,
         };
         // The head of the answer does not wait for Hello: an agent may wait for it.
         tokio::spawn(session.run());

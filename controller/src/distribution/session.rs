@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_common::distribution::agent_message::Kind;
 use proxy_common::distribution::{Acknowledge, AgentMessage, Hello, NodeUpdate};
@@ -23,6 +24,8 @@ pub(super) struct Session {
     pub(super) incoming: Streaming<AgentMessage>,
     pub(super) outgoing: mpsc::Sender<Result<NodeUpdate, Status>>,
     pub(super) stopped: watch::Receiver<()>,
+    /// How long the stream lasts, about.
+    pub(super) age: Duration,
 }
 
 /// Why a stream ended.
@@ -135,7 +138,7 @@ impl Session {
         let mut sent = 0;
         let mut outstanding: Option<Outstanding> = None;
         let mut changed = false;
-        let old = Instant::now() + pause::spread(limits::STREAM_AGE);
+        let old = Instant::now() + pause::spread(self.age);
         loop {
             let until = outstanding.as_ref().map_or(old, |it| it.until);
             let event = tokio::select! {
@@ -231,8 +234,7 @@ fn newest(feed: &mut Feed, states: &mut watch::Receiver<Known>) -> Option<NodeUp
     feed.next(&state?)
 }
 
-/// What an agent says, fit for a log: short and on one line.
+/// What an agent says, as much of it as is logged.
 pub(super) fn shown(text: &str) -> String {
-    let text: String = text.chars().take(limits::LOGGED).collect();
-    text.escape_debug().to_string()
+    text.chars().take(limits::LOGGED).collect()
 }

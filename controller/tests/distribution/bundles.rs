@@ -1,4 +1,4 @@
-//! The ConfigMaps with the root.
+//! The `ConfigMaps` with the root.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Waits until the ConfigMap of a namespace holds the root.
+/// Waits until the `ConfigMap` of a namespace holds the root.
 async fn until_right(world: &World, namespace: &str, root: &str) {
     let handle = world.api.handle();
     let right = async {

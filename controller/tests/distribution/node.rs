@@ -189,7 +189,7 @@ async fn a_request_without_proof_of_its_key_is_refused() {
 #[tokio::test]
 async fn nothing_is_signed_before_the_cluster_is_known() {
     let world = World::new().await;
-    let controller = world.controller_at("127.0.0.1:0".parse().unwrap()).await;
+    let controller = world.ignorant_controller().await;
     let message = SignRequest {
         csr: request(&KeyPair::generate().unwrap()),
         node: "node-1".to_owned(),

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use crate::logs;
 use crate::support::{NAMESPACE, Stream, World, soon};
 
+/// Says whether a fault is the one that was made.
+type Expected = fn(&RootFault) -> bool;
+
 fn value(secret: &Value, key: &str) -> String {
     let bytes = STANDARD.decode(secret["data"][key].as_str().unwrap());
     String::from_utf8(bytes.unwrap()).unwrap()
@@ -79,7 +82,6 @@ async fn a_secret_of_no_use_is_named_and_left_alone() {
 
     let key_pem = key.serialize_pem();
     let both = |certificate: &str, key: &str| json!({"tls.crt": certificate, "tls.key": key});
-    type Expected = fn(&RootFault) -> bool;
     let cases: [(&str, Value, Expected); 11] = [
         ("empty", json!({}), |it| {
             *it == RootFault::Missing("tls.crt")

@@ -1,5 +1,7 @@
 //! What an agent is told, and when.
 
+use std::time::Duration;
+
 use postern_controller::model::Key;
 use proxy_common::distribution::agent_message::Kind;
 use proxy_common::distribution::{Acknowledge, AgentMessage};
@@ -70,7 +72,22 @@ async fn an_agent_that_cannot_put_a_version_in_force_is_told_of_the_next() {
         .await;
     world.rotate("after the fault", "2");
     assert_eq!(password(&stream.take().await), Some("after the fault"));
-    assert!(logs::contains(r"no room in\\nthe map of this test"));
+    assert!(logs::contains(r"no room in\nthe map of this test"));
+}
+
+#[tokio::test]
+async fn a_stream_does_not_outlive_its_token() {
+    let world = World::new().await;
+    let age = Duration::from_millis(500);
+    let controller = world.controller_with(|it| it.with_stream_age(age)).await;
+    let mut client = controller.agent(&world);
+    for _ in 0..2 {
+        let mut stream = Stream::subscribed(&mut client).await;
+        assert!(stream.take().await.full);
+        let status = stream.end().await;
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("present token"), "{status}");
+    }
 }
 
 #[tokio::test]
@@ -88,8 +105,7 @@ async fn two_agents_of_one_node_are_both_told() {
 #[tokio::test]
 async fn nothing_is_sent_before_the_cluster_is_known() {
     let world = World::new().await;
-    let free = "127.0.0.1:0".parse().unwrap();
-    let controller = world.controller_at(free).await;
+    let controller = world.ignorant_controller().await;
     let mut client = controller.agent(&world);
     let mut stream = Stream::subscribed(&mut client).await;
     // An answer to a second call says that the first one was taken in.
@@ -145,7 +161,7 @@ async fn an_agent_comes_back_to_a_controller_that_was_restarted() {
     assert_eq!(stream.end().await.code(), Code::Unavailable);
 
     world.rotate("after the restart", "2");
-    let _controller = world.controller_at(address).await;
+    let _controller = world.controller_at(address, |it| it).await;
     // The same channel, with the root that it has trusted all along.
     let mut stream = soon(async {
         loop {

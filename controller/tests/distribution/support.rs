@@ -1,6 +1,6 @@
 //! A cluster, a controller in it, and agents.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,7 +38,8 @@ pub(crate) const TOKEN: &str = "token-of-node-1";
 pub(crate) const ADMIN_TOKEN: &str = "token-of-an-administrator";
 const CONTROLLER_TOKEN: &str = "token-of-the-controller";
 const NOW: &str = "2026-01-01T00:00:00Z";
-const LIMIT: Duration = Duration::from_secs(60);
+const FREE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Waits, but not for ever.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -96,13 +97,29 @@ impl World {
 
     /// A controller that knows the cluster, on a free port.
     pub(crate) async fn controller(&self) -> Controller {
-        self.publish();
-        self.nodes.complete();
-        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        self.controller_at(free).await
+        self.controller_with(|service| service).await
     }
 
-    pub(crate) async fn controller_at(&self, address: SocketAddr) -> Controller {
+    /// The same with other settings.
+    pub(crate) async fn controller_with(
+        &self,
+        settings: impl FnOnce(Service) -> Service,
+    ) -> Controller {
+        self.publish();
+        self.nodes.complete();
+        self.controller_at(FREE, settings).await
+    }
+
+    /// A controller that does not know the cluster yet.
+    pub(crate) async fn ignorant_controller(&self) -> Controller {
+        self.controller_at(FREE, |service| service).await
+    }
+
+    pub(crate) async fn controller_at(
+        &self,
+        address: SocketAddr,
+        settings: impl FnOnce(Service) -> Service,
+    ) -> Controller {
         let authority = self.authority().await;
         write_bundle(&authority, &self.client, NAMESPACE)
             .await
@@ -112,7 +129,12 @@ impl World {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let nodes = Arc::clone(&self.nodes);
-        let service = Service::new(self.client.clone(), authority, nodes, AUDIENCE);
+        let service = settings(Service::new(
+            self.client.clone(),
+            authority,
+            nodes,
+            AUDIENCE,
+        ));
         let tls = certificate.tls_config().unwrap();
         let task = tokio::spawn(distribution::serve(listener, tls, service, async {
             drop(stopped.await);
