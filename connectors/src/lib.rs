@@ -4,6 +4,7 @@
 //! is wrong with the files: a typing error must not cost one run for each mistake.
 //! [`cluster`] takes one Connector and the objects that it names from a cluster, and says for
 //! each of them what is wrong. [`condition`] says what can be observed about a Connector.
+//! With the feature `pki` there are the rules of authorities that vouch for Connectors' hosts.
 
 mod address;
 mod auth;
@@ -16,6 +17,8 @@ mod docker_config;
 mod error;
 mod manifest;
 mod params;
+#[cfg(feature = "pki")]
+pub mod pki;
 mod resolve;
 mod rules;
 mod secret;

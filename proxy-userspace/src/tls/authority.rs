@@ -7,27 +7,18 @@
 //! here, and its key is gone as soon as the intermediate is signed. The intermediate's key
 //! never leaves memory.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, SystemTime},
-};
+use std::time::Duration;
 
+use connectors::pki::{ca_params, common_name, constraints, serial, validity};
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    NameConstraints, SerialNumber,
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose,
 };
-use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::CertificateDer;
 
 use super::TlsError;
 
 /// Life of root and intermediate: longer than any command is expected to run.
 const LIFE: Duration = Duration::from_hours(30 * 24);
-/// Clocks of clients may be behind ours.
-const BACKDATED: Duration = Duration::from_hours(1);
-/// Stands in for "no DNS name at all": a constraint without names would allow every name.
-const NO_NAME: &str = "postern.invalid";
 
 /// Signs leaf certificates for a fixed set of hosts.
 pub struct Authority {
@@ -67,13 +58,17 @@ impl Authority {
     /// that root in PEM: what clients have to trust.
     pub fn with_root(hosts: &[String]) -> Result<(Self, String), TlsError> {
         let root_key = KeyPair::generate().map_err(own_failure)?;
-        let root_params = ca_params("Postern root", BasicConstraints::Unconstrained);
+        let root_params = ca_params("Postern root", BasicConstraints::Unconstrained, LIFE);
         let root = root_params.self_signed(&root_key).map_err(own_failure)?;
         let root_issuer = Issuer::new(root_params, root_key);
 
         let key = KeyPair::generate().map_err(own_failure)?;
-        let mut params = ca_params("Postern intermediate", BasicConstraints::Constrained(0));
-        params.name_constraints = Some(constraints(hosts));
+        let mut params = ca_params(
+            "Postern intermediate",
+            BasicConstraints::Constrained(0),
+            LIFE,
+        );
+        params.name_constraints = Some(constraints(hosts.iter().map(String::as_str)));
         params.use_authority_key_identifier_extension = true;
         let intermediate = params.signed_by(&key, &root_issuer).map_err(own_failure)?;
         let authority = Self {
@@ -101,7 +96,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         // All leaves have one key, from which rcgen would derive one serial number.
-        params.serial_number = Some(serial()?);
+        params.serial_number = Some(serial().map_err(|_| TlsError::Random)?);
         let leaf = params.signed_by(key, &self.issuer).map_err(failed)?;
         Ok(vec![leaf.der().clone(), self.intermediate.clone()])
     }
@@ -111,74 +106,5 @@ fn own_failure(source: rcgen::Error) -> TlsError {
     TlsError::Mint {
         host: "Postern's own authority".into(),
         source,
-    }
-}
-
-/// 127 random bits: positive, and unique enough (RFC 5280, section 4.1.2.2).
-fn serial() -> Result<SerialNumber, TlsError> {
-    let mut bytes = [0; 16];
-    default_provider()
-        .secure_random
-        .fill(&mut bytes)
-        .map_err(|_| TlsError::Random)?;
-    bytes[0] &= 0x7f;
-    Ok(SerialNumber::from_slice(&bytes))
-}
-
-fn ca_params(name: &str, depth: BasicConstraints) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(name);
-    (params.not_before, params.not_after) = validity(LIFE);
-    params.is_ca = IsCa::Ca(depth);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params
-}
-
-fn common_name(name: &str) -> DistinguishedName {
-    let mut distinguished = DistinguishedName::new();
-    distinguished.push(DnType::CommonName, name);
-    distinguished
-}
-
-fn validity(life: Duration) -> (time::OffsetDateTime, time::OffsetDateTime) {
-    let now = SystemTime::now();
-    ((now - BACKDATED).into(), (now + life).into())
-}
-
-/// Permits the hosts and nothing else, for both kinds of names.
-fn constraints(hosts: &[String]) -> NameConstraints {
-    let (addresses, names): (Vec<_>, Vec<_>) = hosts
-        .iter()
-        .map(|host| host.parse::<IpAddr>().map_err(|_| host.clone()))
-        .partition(Result::is_ok);
-    let mut permitted: Vec<_> = names
-        .into_iter()
-        .filter_map(Result::err)
-        .map(GeneralSubtree::DnsName)
-        .collect();
-    if permitted.is_empty() {
-        permitted.push(GeneralSubtree::DnsName(NO_NAME.into()));
-    }
-    let addresses: Vec<_> = addresses
-        .into_iter()
-        .flatten()
-        .map(|ip| GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(ip, host_prefix(ip))))
-        .collect();
-    let mut excluded = Vec::new();
-    if addresses.is_empty() {
-        excluded.push(GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])));
-        excluded.push(GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])));
-    }
-    permitted.extend(addresses);
-    NameConstraints {
-        permitted_subtrees: permitted,
-        excluded_subtrees: excluded,
-    }
-}
-
-fn host_prefix(ip: IpAddr) -> u8 {
-    match ip {
-        IpAddr::V4(_) => 32,
-        IpAddr::V6(_) => 128,
     }
 }

@@ -1,0 +1,48 @@
+//! Every limit and time-out of the agents' listener, in one place.
+
+use std::time::Duration;
+
+/// Open connections: one for each node, on one replica when the others are away, and more
+/// while agents are upgraded. More wait in the backlog.
+pub const CONNECTIONS: usize = 8_192;
+/// TLS handshakes at a time.
+pub const HANDSHAKES: usize = 1_024;
+/// A TLS handshake.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection may stay open before a call on it is authenticated.
+pub const UNAUTHENTICATED: Duration = Duration::from_secs(30);
+/// Pause after the system had no connection to give.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Calls at a time on one connection: a stream, a signature, and a second of each.
+pub const STREAMS_PER_CONNECTION: u32 = 8;
+/// Size of a call's header list, bytes; the token is most of it.
+pub const HEADER_LIST: u32 = 32 * 1024;
+/// Size of a message of an agent, bytes.
+pub const AGENT_MESSAGE: usize = 64 * 1024;
+/// Size of a message to an agent, bytes; agents have to take as much.
+pub const UPDATE: usize = 64 * 1024 * 1024;
+/// Silence after which an agent is asked for a sign of life.
+pub const PING: Duration = Duration::from_secs(20);
+/// How long it may take to give one.
+pub const PONG: Duration = Duration::from_secs(10);
+/// From the start of a stream to its Hello.
+pub const HELLO: Duration = Duration::from_secs(10);
+/// How long an update may stay without acknowledgement before the next one is sent anyway.
+pub const ACKNOWLEDGE: Duration = Duration::from_secs(10);
+/// Age at which a stream ends, so that its agent comes back with a fresh token; below the
+/// hour that tokens last.
+pub const STREAM_AGE: Duration = Duration::from_mins(50);
+/// How long streams may take to end when the controller stops.
+pub const DRAIN: Duration = Duration::from_secs(10);
+/// Answer of the API server to a token review, waiting for a turn included.
+pub const REVIEW: Duration = Duration::from_secs(10);
+/// Token reviews at a time.
+pub const REVIEWS: usize = 32;
+/// How long a token that was found valid counts as such.
+pub const REVIEWED: Duration = Duration::from_mins(1);
+/// Most tokens that are remembered.
+pub const TOKENS: usize = 16_384;
+/// Size of a token, bytes.
+pub const TOKEN: usize = 16 * 1024;
+/// Most characters of what an agent says that are logged.
+pub const LOGGED: usize = 256;

@@ -1,0 +1,169 @@
+//! The calls of agents.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use proxy_common::distribution::distribution_server::Distribution;
+use proxy_common::distribution::{AgentMessage, NodeUpdate, SignRequest, SignResponse};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use super::identity::{Authenticator, Refusal};
+use super::limits;
+use super::listener::Peer;
+use super::session::Session;
+use crate::authority::{Authority, SignError};
+use crate::nodes::Nodes;
+
+/// What agents are served.
+pub struct Service {
+    authenticator: Authenticator,
+    authority: Arc<Authority>,
+    nodes: Arc<Nodes>,
+    stream_age: Duration,
+}
+
+impl Service {
+    /// Serves the agents whose service account `postern-agent` is in the namespace of the
+    /// authority, and whose tokens are for this audience ([`super::AUDIENCE`]).
+    pub fn new(
+        client: Client,
+        authority: Arc<Authority>,
+        nodes: Arc<Nodes>,
+        audience: &str,
+    ) -> Self {
+        Self {
+            authenticator: Authenticator::new(client, authority.namespace(), audience),
+            authority,
+            nodes,
+            stream_age: limits::STREAM_AGE,
+        }
+    }
+
+    /// Streams of another age than [`limits::STREAM_AGE`], for tokens of another life than an
+    /// hour.
+    #[must_use]
+    pub fn with_stream_age(mut self, age: Duration) -> Self {
+        self.stream_age = age;
+        self
+    }
+}
+
+/// The calls, for as long as the listener runs.
+pub(super) struct Calls {
+    service: Service,
+    stopped: watch::Receiver<()>,
+}
+
+impl Calls {
+    pub(super) fn new(service: Service, stopped: watch::Receiver<()>) -> Self {
+        Self { service, stopped }
+    }
+
+    /// Who calls, and from where.
+    async fn caller(
+        &self,
+        metadata: &MetadataMap,
+        extensions: &Extensions,
+    ) -> Result<Caller, Status> {
+        let peer = extensions.get::<Peer>();
+        let peer = peer.ok_or_else(|| Status::internal("the connection has no address"))?;
+        match self.service.authenticator.node(metadata).await {
+            Ok(node) => {
+                peer.set_authenticated();
+                let peer = peer.clone();
+                Ok(Caller { node, peer })
+            }
+            Err(refusal) => {
+                warn!(peer = %peer.address, "refused a call: {refusal}");
+                Err(refusal.into())
+            }
+        }
+    }
+}
+
+/// An agent that was authenticated.
+pub(super) struct Caller {
+    /// Its node, from the claims of its token.
+    pub(super) node: String,
+    pub(super) peer: Peer,
+}
+
+impl Caller {
+    /// Refuses a call for another node than the caller's own.
+    pub(super) fn check(&self, named: &str) -> Result<(), Status> {
+        if named == self.node {
+            return Ok(());
+        }
+        let refusal = Refusal::OtherNode {
+            of: self.node.clone(),
+            named: super::session::shown(named),
+        };
+        warn!(peer = %self.peer.address, node = self.node, "refused a call: {refusal}");
+        Err(refusal.into())
+    }
+}
+
+#[tonic::async_trait]
+impl Distribution for Calls {
+    type SubscribeStream = ReceiverStream<Result<NodeUpdate, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let caller = self
+            .caller(request.metadata(), request.extensions())
+            .await?;
+        // One update at a time: what waits here is a credential in memory, and may be old by
+        // the time it is sent. Tonic encodes it into buffers that it does not wipe.
+        let (outgoing, updates) = mpsc::channel(1);
+        let session = Session {
+            caller,
+            nodes: Arc::clone(&self.service.nodes),
+            incoming: request.into_inner(),
+            outgoing,
+            stopped: self.stopped.clone(),
+            age: self.service.stream_age,
+        };
+        // The head of the answer does not wait for Hello: an agent may wait for it.
+        tokio::spawn(session.run());
+        Ok(Response::new(ReceiverStream::new(updates)))
+    }
+
+    async fn sign_node_authority(
+        &self,
+        request: Request<SignRequest>,
+    ) -> Result<Response<SignResponse>, Status> {
+        let caller = self
+            .caller(request.metadata(), request.extensions())
+            .await?;
+        let SignRequest { csr, node } = request.into_inner();
+        caller.check(&node)?;
+        let state = self.service.nodes.subscribe(&node).borrow().clone();
+        let state = state.ok_or_else(|| {
+            Status::unavailable("the controller does not know the cluster yet; try again")
+        })?;
+        let hosts = state.hosts();
+        let signed = self.service.authority.sign(&csr, &node, &hosts);
+        let certificate = signed.map_err(|error| {
+            warn!(node, "{error}");
+            match &error {
+                SignError::Request { .. } | SignError::KeyKind { .. } => {
+                    Status::invalid_argument(error.to_string())
+                }
+                SignError::Make { .. } | SignError::Random => Status::internal(error.to_string()),
+            }
+        })?;
+        info!(node, hosts = hosts.len(), "signed the authority of a node");
+        Ok(Response::new(SignResponse {
+            certificate: certificate.to_vec(),
+            root: self.service.authority.root_der().to_vec(),
+            hosts: hosts.into_iter().map(str::to_owned).collect(),
+        }))
+    }
+}
