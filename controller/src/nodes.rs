@@ -69,13 +69,15 @@ impl Nodes {
         sender.subscribe()
     }
 
-    /// Forgets a node that is gone, unless somebody listens.
-    pub fn remove(&self, node: &str) {
+    /// Forgets the nodes that are not kept, unless somebody listens. Returns those that are
+    /// forgotten.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) -> Vec<String> {
+        let gone = |node: &str, sender: &watch::Sender<Known>| {
+            !keep(node) && sender.receiver_count() == 0
+        };
         let mut inner = self.lock();
-        let unused = |sender: &watch::Sender<Known>| sender.receiver_count() == 0;
-        if inner.states.get(node).is_some_and(unused) {
-            inner.states.remove(node);
-        }
+        let removed = inner.states.extract_if(|node, sender| gone(node, sender));
+        removed.map(|(node, _)| node).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -95,6 +97,18 @@ mod tests {
         assert!(early.borrow().is_none());
         nodes.complete();
         assert!(early.borrow().is_some() && nodes.subscribe("b").borrow().is_some());
+    }
+
+    #[test]
+    fn a_node_is_forgotten_once_nobody_listens() {
+        let nodes = Nodes::default();
+        for node in ["gone", "heard", "kept"] {
+            nodes.publish(node, Arc::default());
+        }
+        let agent = nodes.subscribe("heard");
+        assert_eq!(nodes.retain(|node| node == "kept"), ["gone"]);
+        drop(agent);
+        assert_eq!(nodes.retain(|node| node == "kept"), ["heard"]);
     }
 
     #[test]
