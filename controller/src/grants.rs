@@ -42,9 +42,23 @@ pub struct Review {
 pub struct Reviews(BTreeMap<Review, bool>);
 
 impl Reviews {
-    /// Notes an answer.
-    pub fn answer(&mut self, review: Review, allowed: bool) {
-        self.0.insert(review, allowed);
+    /// Notes an answer. Returns whether it is new or different.
+    ///
+    /// A yes to all makes those to single Connectors superfluous; they are forgotten, because
+    /// nobody would notice when they are wrong.
+    pub fn answer(&mut self, review: Review, allowed: bool) -> bool {
+        if allowed && review.connector.is_none() {
+            self.0.retain(|it, _| {
+                (&it.namespace, &it.service_account) != (&review.namespace, &review.service_account)
+                    || it.connector.is_none()
+            });
+        }
+        self.0.insert(review, allowed) != Some(allowed)
+    }
+
+    /// The questions that have an answer.
+    pub fn iter(&self) -> impl Iterator<Item = &Review> {
+        self.0.keys()
     }
 
     /// Forgets the answers that are not wanted any more.
@@ -53,7 +67,8 @@ impl Reviews {
         self.0.retain(|review, _| wanted(review));
     }
 
-    fn get(&self, review: &Review) -> Option<bool> {
+    /// The answer of a question.
+    pub fn get(&self, review: &Review) -> Option<bool> {
         self.0.get(review).copied()
     }
 }

@@ -1,23 +1,29 @@
 //! `postern-controller`: the cluster side of Postern.
-//!
-//! It has its command line so far, and says so when it is started: what it decides is in the
-//! library of this crate, but it does not watch a cluster yet. `postern run` does not need
-//! it.
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::Parser as _;
+use postern_controller::{Options, log, run};
 
-/// Reconciles Connectors and distributes credentials to the nodes.
-#[derive(Parser)]
-#[command(name = "postern-controller", version)]
-struct Cli {}
+/// Decisions are made by one task; the others wait for sockets most of the time.
+const THREADS: usize = 2;
 
 fn main() -> ExitCode {
-    let Cli {} = Cli::parse();
-    eprintln!(
-        "postern-controller: this version has no cluster mode yet; use `postern run` with the \
-         same manifests"
-    );
-    ExitCode::FAILURE
+    let options = Options::parse();
+    log::init(&options.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(options)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("postern-controller: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

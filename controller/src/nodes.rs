@@ -1,7 +1,7 @@
-//! The states of nodes, on their way from whoever works them out to the streams that send
-//! them.
+//! What the watches of the cluster tell the rest of the controller: the states of nodes, for
+//! the streams that send them, and the namespaces in which pods want to know whom to trust.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -14,7 +14,10 @@ pub type Known = Option<Arc<NodeState>>;
 /// The newest state of every node. A stream that is slow misses the states in between, and
 /// nothing queues up for it.
 #[derive(Default)]
-pub struct Nodes(Mutex<Inner>);
+pub struct Nodes {
+    inner: Mutex<Inner>,
+    namespaces: watch::Sender<BTreeSet<String>>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -69,18 +72,33 @@ impl Nodes {
         sender.subscribe()
     }
 
-    /// Forgets a node that is gone, unless somebody listens.
-    pub fn remove(&self, node: &str) {
+    /// Forgets the nodes that are not kept, unless somebody listens. Returns those that are
+    /// forgotten.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) -> Vec<String> {
+        let gone =
+            |node: &str, sender: &watch::Sender<Known>| !keep(node) && sender.receiver_count() == 0;
         let mut inner = self.lock();
-        let unused = |sender: &watch::Sender<Known>| sender.receiver_count() == 0;
-        if inner.states.get(node).is_some_and(unused) {
-            inner.states.remove(node);
-        }
+        let removed = inner.states.extract_if(|node, sender| gone(node, sender));
+        removed.map(|(node, _)| node).collect()
+    }
+
+    /// Replaces the namespaces that have Connectors.
+    pub fn set_namespaces(&self, namespaces: BTreeSet<String>) {
+        self.namespaces.send_if_modified(|known| {
+            let changes = *known != namespaces;
+            *known = namespaces;
+            changes
+        });
+    }
+
+    /// The namespaces that have Connectors, now and whenever they change.
+    pub fn namespaces(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.namespaces.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,6 +113,18 @@ mod tests {
         assert!(early.borrow().is_none());
         nodes.complete();
         assert!(early.borrow().is_some() && nodes.subscribe("b").borrow().is_some());
+    }
+
+    #[test]
+    fn a_node_is_forgotten_once_nobody_listens() {
+        let nodes = Nodes::default();
+        for node in ["gone", "heard", "kept"] {
+            nodes.publish(node, Arc::default());
+        }
+        let agent = nodes.subscribe("heard");
+        assert_eq!(nodes.retain(|node| node == "kept"), ["gone"]);
+        drop(agent);
+        assert_eq!(nodes.retain(|node| node == "kept"), ["heard"]);
     }
 
     #[test]

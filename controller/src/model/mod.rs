@@ -74,6 +74,8 @@ pub struct Model {
     connectors: BTreeMap<Key, api::Connector>,
     classes: BTreeMap<String, Arc<api::ConnectorClass>>,
     secrets: BTreeMap<Key, HeldSecret>,
+    /// Secrets that exist, but whose values are not known yet.
+    awaited: BTreeSet<Key>,
     users: Users,
     catalog: Catalog,
     nodes: BTreeMap<String, Node>,
@@ -87,6 +89,7 @@ impl Model {
             connectors: BTreeMap::new(),
             classes: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             users: Users::default(),
             catalog: Catalog::new()?,
             nodes: BTreeMap::new(),
@@ -115,6 +118,17 @@ impl Model {
         effects
     }
 
+    /// `metadata.uid` of a Connector, for as long as it exists.
+    pub fn connector_uid(&self, key: &Key) -> Option<&str> {
+        self.connectors.get(key)?.metadata.uid.as_deref()
+    }
+
+    /// The namespaces that have Connectors.
+    pub fn namespaces(&self) -> BTreeSet<String> {
+        let keys = self.connectors.keys();
+        keys.map(|key| key.namespace.clone()).collect()
+    }
+
     /// A class came or changed.
     pub fn upsert_class(&mut self, class: Arc<api::ConnectorClass>, now: &str) -> Effects {
         let name = class.metadata.name.clone().unwrap_or_default();
@@ -140,19 +154,31 @@ impl Model {
         self.secrets.get(key).map(HeldSecret::version)
     }
 
+    /// A Secret exists whose values are not known yet. Until they come, or it goes, Connectors
+    /// that name it are not usable, and nothing is said about them: a status would have to be
+    /// taken back a moment later. Values that are held are of an older Secret, and are wiped.
+    pub fn await_secret(&mut self, key: &Key, now: &str) -> Effects {
+        self.secrets.remove(key);
+        self.awaited.insert(key.clone());
+        let users = self.users.of(&Dependency::Secret(key.clone()));
+        self.reconcile(users, now)
+    }
+
     /// A Secret came or changed.
     pub fn upsert_secret(&mut self, key: Key, secret: HeldSecret, now: &str) -> Effects {
         let users = self.users.of(&Dependency::Secret(key.clone()));
         if users.is_empty() {
             return Effects::default();
         }
+        self.awaited.remove(&key);
         self.secrets.insert(key, secret);
         self.reconcile(users, now)
     }
 
     /// A Secret went.
     pub fn remove_secret(&mut self, key: &Key, now: &str) -> Effects {
-        if self.secrets.remove(key).is_none() {
+        let was_awaited = self.awaited.remove(key);
+        if self.secrets.remove(key).is_none() && !was_awaited {
             return Effects::default();
         }
         let users = self.users.of(&Dependency::Secret(key.clone()));
@@ -179,24 +205,62 @@ impl Model {
         self.nodes.remove(node);
     }
 
-    /// A review was answered.
-    pub fn answer(&mut self, review: Review, allowed: bool) -> Effects {
-        let nodes = self.nodes_of(&review.namespace);
-        self.reviews.answer(review, allowed);
-        Effects {
-            nodes,
-            ..Effects::default()
-        }
+    /// The nodes without any pod.
+    pub fn nodes_without_pods(&self) -> impl Iterator<Item = &str> {
+        let nodes = self.nodes.iter();
+        nodes
+            .filter(|(_, node)| node.is_empty())
+            .map(|(name, _)| name.as_str())
     }
 
-    /// Roles changed: no answer holds any more. Nothing is granted until they are asked for
-    /// again, so a caller who has the new answers at hand replaces them one by one instead.
-    pub fn forget_reviews(&mut self) -> Effects {
-        self.reviews.retain(|_| false);
-        Effects {
-            nodes: self.nodes.keys().cloned().collect(),
-            ..Effects::default()
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &str> {
+        self.nodes.keys().map(String::as_str)
+    }
+
+    /// A review was answered, for the first time or anew.
+    pub fn answer(&mut self, review: Review, allowed: bool) -> Effects {
+        let namespace = review.namespace.clone();
+        let mut effects = Effects::default();
+        if self.reviews.answer(review, allowed) {
+            effects.nodes = self.nodes_of(&namespace);
         }
+        effects
+    }
+
+    /// The reviews whose answers are held. When roles change they are asked again; until the
+    /// new answers come, the old ones hold.
+    pub fn reviews(&self) -> impl Iterator<Item = &Review> {
+        self.reviews.iter()
+    }
+
+    /// Whether the answer of a review is held.
+    pub fn has_answer(&self, review: &Review) -> bool {
+        self.reviews.get(review).is_some()
+    }
+
+    /// Whether there are pods that a review is about.
+    pub fn needs_review(&self, review: &Review) -> bool {
+        let mut pods = self.nodes.values().flat_map(Node::pods);
+        pods.any(|pod| {
+            (&pod.namespace, &pod.service_account) == (&review.namespace, &review.service_account)
+        })
+    }
+
+    /// Forgets the answers that no pod and no Connector needs any more.
+    pub fn drop_unused_reviews(&mut self) {
+        let pods = self.nodes.values().flat_map(Node::pods);
+        let accounts: BTreeSet<_> = pods
+            .map(|pod| (pod.namespace.clone(), pod.service_account.clone()))
+            .collect();
+        let connectors = &self.connectors;
+        self.reviews.retain(|review| {
+            let account = (review.namespace.clone(), review.service_account.clone());
+            let connector = review.connector.as_deref();
+            accounts.contains(&account)
+                && connector
+                    .is_none_or(|name| connectors.contains_key(&Key::new(&review.namespace, name)))
+        });
     }
 
     /// The state of a node, and the reviews that it waits for.
@@ -237,6 +301,10 @@ impl Model {
             secret: held.map(|it| &it.data),
             ca_secret: secret(names.ca_secret).map(|it| &it.data),
         };
+        let waits = [names.secret, names.ca_secret]
+            .into_iter()
+            .flatten()
+            .any(|name| self.awaited.contains(&Key::new(&key.namespace, name)));
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         let id = self.catalog.id(&key.namespace, &key.name, uid);
         let outcome = reconcile(id, object, objects);
@@ -247,6 +315,9 @@ impl Model {
             .publish(&key.namespace, &key.name, resolution, version)
         {
             namespaces.insert(key.namespace.clone());
+        }
+        if waits {
+            return None;
         }
         let generation = object.metadata.generation;
         let current = object.status.as_ref();
@@ -268,8 +339,9 @@ impl Model {
     /// Wipes the values of Secrets that no Connector names any more.
     fn drop_unused_secrets(&mut self) {
         let users = &self.users;
-        self.secrets
-            .retain(|key, _| users.has(&Dependency::Secret(key.clone())));
+        let used = |key: &Key| users.has(&Dependency::Secret(key.clone()));
+        self.secrets.retain(|key, _| used(key));
+        self.awaited.retain(used);
     }
 
     fn at(node: Option<&str>) -> Effects {

@@ -189,10 +189,73 @@ fn grants_follow_the_reviews() {
     assert_eq!(connectors(&mut model), 0);
     model.answer(review(), true);
     assert_eq!(connectors(&mut model), 1);
-    assert_eq!(model.forget_reviews().nodes.len(), 2);
-    assert_eq!(connectors(&mut model), 0);
-    let open = model.evaluate("node-1").1;
-    assert!(open.into_iter().eq([review()]));
+    assert_eq!(model.answer(review(), true), Effects::default());
+}
+
+#[test]
+fn a_yes_to_all_forgets_the_answers_for_single_connectors() {
+    let mut model = model();
+    let one = Review {
+        connector: Some("api".to_owned()),
+        ..review()
+    };
+    model.answer(review(), false);
+    model.answer(one.clone(), true);
+    model.answer(review(), true);
+    assert!(model.reviews().eq([&review()]));
+    // It may be wrong by now, so it is asked again.
+    model.answer(review(), false);
+    let (_, open) = model.evaluate("node-1");
+    assert!(open.into_iter().eq([one]));
+}
+
+#[test]
+fn answers_that_nobody_needs_are_dropped() {
+    let mut model = model();
+    let one = |name: &str| Review {
+        connector: Some(name.to_owned()),
+        ..review()
+    };
+    model.answer(review(), false);
+    model.answer(one("api"), true);
+    model.answer(one("gone"), true);
+    model.drop_unused_reviews();
+    assert!(model.reviews().eq([&review(), &one("api")]));
+    model.remove_pod("node-1", "1");
+    model.drop_unused_reviews();
+    assert_eq!(model.reviews().count(), 0);
+}
+
+#[test]
+fn while_a_secret_is_awaited_nothing_is_said_and_nothing_usable() {
+    let key = Key::new("team", "login");
+    let mut model = model();
+    let status = model.connectors[&api()].status.clone();
+    // As after a restart: the Connector comes with the status that it has.
+    let mut shown = manifest("api", &sound());
+    shown.status = status;
+    for replaced in [true, false] {
+        if !replaced {
+            model.remove_connector(&api());
+        }
+        model.await_secret(&key, "later");
+        let effects = model.upsert_connector(shown.clone(), "later");
+        assert!(effects.statuses.is_empty());
+        assert_eq!(model.secret_version(&key), None);
+        let update = model.evaluate("node-1").0.full(1);
+        assert!(!update.connectors[0].usable && update.connectors[0].credential.is_none());
+        let effects = model.upsert_secret(key.clone(), held("hunter2", "2"), "later");
+        assert!(effects.statuses.is_empty() && effects.nodes == node_1());
+        assert!(model.evaluate("node-1").0.full(1).connectors[0].usable);
+    }
+}
+
+#[test]
+fn an_awaited_secret_that_goes_is_not_found() {
+    let key = Key::new("team", "login");
+    let mut model = model();
+    assert_eq!(ready(&model.await_secret(&key, NOW)), None);
+    assert_eq!(ready(&model.remove_secret(&key, NOW)), Some(False));
 }
 
 #[test]

@@ -32,6 +32,16 @@ impl Node {
         self.pods.remove(uid).is_some()
     }
 
+    /// Its pods.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// Whether the node has no pods.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
     /// Whether the node has pods of a namespace.
     pub fn has_pods_of(&self, namespace: &str) -> bool {
         self.pods.values().any(|pod| pod.namespace == namespace)

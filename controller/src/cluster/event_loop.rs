@@ -1,0 +1,259 @@
+//! The task that owns the state.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+
+use super::bucket::Bucket;
+use super::change::Change;
+use super::failure::Told;
+use super::queue::Job;
+use super::state::{Answer, Retry, State};
+use super::{calls, watches};
+use crate::health::Pings;
+use crate::nodes::Nodes;
+use crate::snapshot::NoRandomness;
+
+/// Changes that wait for the task; watches wait when there are more.
+const CHANGES: usize = 1024;
+/// Changes and answers that are taken over before nodes are told. Whatever comes at the same
+/// time is told once.
+const BATCH: usize = 4096;
+/// Requests under way at the same time.
+const REQUESTS: usize = 16;
+/// API servers learn of roles from each other; after this time all of them have.
+const RECHECK: Duration = Duration::from_secs(5);
+/// How long an answer holds that nothing calls into question.
+const REFRESH: Duration = Duration::from_mins(10);
+
+/// How much the API server is asked. Watches and their lists are not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests per second in the long run.
+    pub qps: NonZeroU32,
+    /// Requests at once.
+    pub burst: NonZeroU32,
+}
+
+/// Why the cluster is not watched any more.
+#[derive(Debug, Error)]
+pub enum ClusterError {
+    /// Fingerprints of credentials need a secret of their own.
+    #[error("cannot start watching the cluster: {0}")]
+    NoRandomness(#[from] NoRandomness),
+    /// A watch goes on for ever; this is a fault of the controller.
+    #[error("a watch ended; restart the controller, and report this")]
+    WatchEnded(#[source] Option<JoinError>),
+}
+
+/// Watches the cluster and tells `nodes`, until it is dropped.
+///
+/// Failures of the API server are no errors: they are logged, and whatever failed is tried
+/// again. `pings` are answered between two turns.
+pub async fn run(
+    client: Client,
+    nodes: Arc<Nodes>,
+    limits: Limits,
+    pings: Pings,
+) -> Result<(), ClusterError> {
+    let (sender, changes) = mpsc::channel(CHANGES);
+    let (named_are_known, known) = oneshot::channel();
+    let told = Told::default();
+    let mut watches = JoinSet::new();
+    watches::start(&mut watches, &client, &sender, &told, known);
+    let event_loop = EventLoop {
+        client,
+        nodes,
+        state: State::new()?,
+        bucket: Bucket::new(limits.qps, limits.burst, Instant::now()),
+        requests: JoinSet::new(),
+        named_are_known: Some(named_are_known),
+        role_changes: 0,
+        recheck_at: None,
+        told,
+    };
+    event_loop.run(watches, changes, pings).await
+}
+
+struct EventLoop {
+    client: Client,
+    nodes: Arc<Nodes>,
+    state: State,
+    bucket: Bucket,
+    requests: JoinSet<Done>,
+    /// Taken once the watch of the Connectors may begin.
+    named_are_known: Option<oneshot::Sender<()>>,
+    role_changes: u64,
+    recheck_at: Option<Instant>,
+    told: Told,
+}
+
+/// What a task has done.
+enum Done {
+    Answered(Answer),
+    /// It waited.
+    Retry(Job),
+}
+
+impl EventLoop {
+    async fn run(
+        mut self,
+        mut watches: JoinSet<()>,
+        mut changes: mpsc::Receiver<Change>,
+        mut pings: Pings,
+    ) -> Result<(), ClusterError> {
+        let mut refresh = tokio::time::interval_at(Instant::now() + REFRESH, REFRESH);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let token_at = self.send_requests();
+            let recheck_at = self.recheck_at;
+            tokio::select! {
+                Some(change) = changes.recv() => self.change(change),
+                Some(done) = self.requests.join_next() => self.done(done),
+                Some(ended) = watches.join_next() => {
+                    return Err(ClusterError::WatchEnded(ended.err()));
+                }
+                () = until(token_at) => {}
+                () = until(recheck_at) => {
+                    self.recheck_at = None;
+                    self.state.recheck();
+                }
+                _ = refresh.tick() => self.state.refresh(&self.nodes),
+                // They may stop, when nobody is interested any more.
+                Some(ping) = pings.next() => ping.answer(),
+            }
+            for _ in 0..BATCH {
+                if let Ok(change) = changes.try_recv() {
+                    self.change(change);
+                } else if let Some(done) = self.requests.try_join_next() {
+                    self.done(done);
+                } else {
+                    break;
+                }
+            }
+            self.follow();
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        self.state.change(change, &now());
+    }
+
+    fn done(&mut self, done: Result<Done, JoinError>) {
+        match done {
+            Ok(Done::Answered(answer)) => {
+                self.tell_success(&answer);
+                if let Some(retry) = self.state.answer(answer, &now()) {
+                    self.tell_failure(&retry);
+                    let Retry { job, after, .. } = retry;
+                    self.requests.spawn(async move {
+                        tokio::time::sleep(after).await;
+                        Done::Retry(job)
+                    });
+                }
+            }
+            Ok(Done::Retry(job)) => self.state.retry(job),
+            // The state waits for an answer that will not come.
+            Err(error) => {
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        }
+    }
+
+    /// Does what follows from what was taken over.
+    fn follow(&mut self) {
+        if self.state.knows_what_connectors_name()
+            && let Some(named_are_known) = self.named_are_known.take()
+        {
+            // Nobody listens only if the watch has ended, which is noticed elsewhere.
+            named_are_known.send(()).ok();
+        }
+        if self.role_changes != self.state.role_changes() {
+            self.role_changes = self.state.role_changes();
+            self.recheck_at = Some(Instant::now() + RECHECK);
+        }
+        let was_complete = self.nodes.is_complete();
+        self.nodes.set_namespaces(self.state.namespaces());
+        self.state.publish(&self.nodes);
+        if !was_complete && self.nodes.is_complete() {
+            tracing::info!("the cluster is known; nodes are told");
+        }
+    }
+
+    /// Starts what may be started. Returns when there is a token for the next request, if
+    /// that is what it waits for.
+    fn send_requests(&mut self) -> Option<Instant> {
+        while self.state.under_way() < REQUESTS && self.state.has_calls() {
+            if let Err(token_at) = self.bucket.take(Instant::now()) {
+                return Some(token_at);
+            }
+            let Some(call) = self.state.next_call() else {
+                break;
+            };
+            let answer = calls::send(self.client.clone(), call);
+            self.requests
+                .spawn(async move { Done::Answered(answer.await) });
+        }
+        None
+    }
+
+    fn tell_success(&self, answer: &Answer) {
+        let doing = match answer {
+            Answer::Fetched(_, Ok(_)) => READING,
+            Answer::Asked(_, Ok(_)) => ASKING,
+            Answer::Written(_, Ok(())) => WRITING,
+            _ => return,
+        };
+        if self.told.works(doing) {
+            tracing::info!("{doing} works again");
+        }
+    }
+
+    fn tell_failure(&self, retry: &Retry) {
+        let (doing, object) = match &retry.job {
+            Job::Fetch(key) => (READING, format!("Secret {}/{}", key.namespace, key.name)),
+            Job::Ask(review) => {
+                let account = format!("{}/{}", review.namespace, review.service_account);
+                (ASKING, format!("service account {account}"))
+            }
+            Job::Write(key) => (WRITING, format!("Connector {}/{}", key.namespace, key.name)),
+        };
+        let failure = &retry.failure;
+        // What many objects fail of is told once, what one object fails of for each.
+        let is_news = if failure.is_general() {
+            self.told.is_news(doing, failure)
+        } else {
+            retry.failures == 1
+        };
+        if is_news {
+            tracing::warn!("{doing} fails, trying again: {object}: {failure}");
+        } else {
+            tracing::debug!("{doing} fails again: {object}: {failure}");
+        }
+    }
+}
+
+const READING: &str = "reading Secrets";
+const ASKING: &str = "asking who may use Connectors";
+const WRITING: &str = "writing statuses";
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The time, as objects have it.
+fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

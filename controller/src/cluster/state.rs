@@ -1,0 +1,593 @@
+//! What the loop decides: from changes and answers to requests, and to states of nodes.
+//! Without input, output or a clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use connectors::cluster::References;
+use kube::runtime::watcher::Event;
+use proxy_common::api::{self, ConnectorStatus};
+
+use super::change::{Change, RoleKey, RoleKind, Version};
+use super::failure::Failure;
+use super::queue::{Job, Queue, Urgency};
+use super::relist::Relist;
+use crate::grants::{Pod, Review};
+use crate::model::{Effects, HeldSecret, Key, Model};
+use crate::nodes::Nodes;
+use crate::snapshot::{NoRandomness, NodeState};
+
+/// How often a review may fail before nodes are told what there is without it.
+const PATIENCE: u32 = 5;
+
+/// A request to the API server.
+#[derive(Debug)]
+pub(super) enum Call {
+    /// Read a Secret.
+    Fetch(Key),
+    /// Ask a review.
+    Ask(Review),
+    /// Write the status of the Connector with this uid.
+    Write(Key, String, ConnectorStatus),
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// A Secret; `None` if there is none.
+    Fetched(Key, Result<Option<HeldSecret>, Failure>),
+    /// Of a review.
+    Asked(Review, Result<bool, Failure>),
+    /// Of a status.
+    Written(Key, Result<(), Failure>),
+}
+
+/// A job to do again later.
+#[derive(Debug, PartialEq)]
+pub(super) struct Retry {
+    pub(super) job: Job,
+    pub(super) after: Duration,
+    /// How often it failed, and why.
+    pub(super) failures: u32,
+    pub(super) failure: Failure,
+}
+
+/// A status on its way to the API server.
+#[derive(Debug)]
+struct Write {
+    uid: String,
+    status: ConnectorStatus,
+    /// The request with this very status is under way.
+    sent: bool,
+}
+
+/// Whose answers a change of roles may change.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope {
+    Cluster,
+    Namespace(String),
+}
+
+/// Everything the loop knows.
+pub(super) struct State {
+    model: Model,
+    connectors: Relist<Key, ()>,
+    classes: Relist<String, ()>,
+    secrets: Relist<Key, Version>,
+    /// Pods by uid, with their nodes.
+    pods: Relist<String, String>,
+    roles: BTreeMap<RoleKind, Relist<RoleKey, String>>,
+    queue: Queue,
+    /// Which version of a Secret was known when the request was sent that is under way.
+    fetching: BTreeMap<Key, Version>,
+    writes: BTreeMap<Key, Write>,
+    /// Nodes to evaluate.
+    dirty: BTreeSet<String>,
+    /// States that nobody may see yet; `None` once everybody may.
+    withheld: Option<BTreeMap<String, Arc<NodeState>>>,
+    /// What to ask about once more, when every API server has taken over the change.
+    recheck: BTreeSet<Scope>,
+    role_changes: u64,
+}
+
+impl State {
+    /// Of an empty cluster.
+    pub(super) fn new() -> Result<Self, NoRandomness> {
+        let roles = RoleKind::ALL.map(|kind| (kind, Relist::default()));
+        Ok(Self {
+            model: Model::new()?,
+            connectors: Relist::default(),
+            classes: Relist::default(),
+            secrets: Relist::default(),
+            pods: Relist::default(),
+            roles: roles.into(),
+            queue: Queue::default(),
+            fetching: BTreeMap::new(),
+            writes: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            withheld: Some(BTreeMap::new()),
+            recheck: BTreeSet::new(),
+            role_changes: 0,
+        })
+    }
+
+    /// The namespaces that have Connectors.
+    pub(super) fn namespaces(&self) -> BTreeSet<String> {
+        self.model.namespaces()
+    }
+
+    /// Whether the classes and Secrets are known that Connectors name.
+    pub(super) fn knows_what_connectors_name(&self) -> bool {
+        self.classes.is_filled() && self.secrets.is_filled()
+    }
+
+    /// Takes over what a watch shows. `now` (RFC 3339) is the time of transitions.
+    pub(super) fn change(&mut self, change: Change, now: &str) {
+        match change {
+            Change::Connector(event) => self.connector(event, now),
+            Change::Class(event) => self.class(event, now),
+            Change::Secret(event) => self.secret(event, now),
+            Change::Pod(event) => self.pod(event),
+            Change::Role(kind, event) => self.role(kind, event),
+        }
+    }
+
+    fn connector(&mut self, event: Event<(Key, Option<Box<api::Connector>>)>, now: &str) {
+        match event {
+            Event::Init => self.connectors.begin(),
+            Event::InitApply((key, Some(object))) | Event::Apply((key, Some(object))) => {
+                self.connectors.apply(key.clone(), ());
+                self.upsert_connector(key, *object, now);
+            }
+            Event::InitApply((key, None)) | Event::Apply((key, None)) | Event::Delete((key, _)) => {
+                self.connectors.remove(&key);
+                self.remove_connector(&key);
+            }
+            Event::InitDone => {
+                for (key, ()) in self.connectors.finish() {
+                    self.remove_connector(&key);
+                }
+            }
+        }
+    }
+
+    fn upsert_connector(&mut self, key: Key, object: api::Connector, now: &str) {
+        let names = References::of(&object);
+        let secrets: Vec<Key> = [names.secret, names.ca_secret]
+            .into_iter()
+            .flatten()
+            .map(|name| Key::new(&key.namespace, name))
+            .collect();
+        for secret in &secrets {
+            let held = self.model.secret_version(secret).is_some();
+            if !held && self.secrets.get(secret).is_some() {
+                let effects = self.model.await_secret(secret, now);
+                self.follow(effects);
+            }
+        }
+        let effects = self.model.upsert_connector(object, now);
+        if !effects.statuses.contains_key(&key) {
+            // It says what it should, or what it should say is not known yet.
+            self.forget_write(&key);
+        }
+        self.follow(effects);
+        for secret in secrets {
+            self.look_at_secret(secret, now);
+        }
+    }
+
+    fn remove_connector(&mut self, key: &Key) {
+        let effects = self.model.remove_connector(key);
+        self.forget_write(key);
+        self.follow(effects);
+    }
+
+    fn class(&mut self, event: Event<(String, Option<Arc<api::ConnectorClass>>)>, now: &str) {
+        let effects = match event {
+            Event::Init => return self.classes.begin(),
+            Event::InitApply((name, Some(class))) | Event::Apply((name, Some(class))) => {
+                self.classes.apply(name, ());
+                self.model.upsert_class(class, now)
+            }
+            Event::InitApply((name, None))
+            | Event::Apply((name, None))
+            | Event::Delete((name, _)) => {
+                self.classes.remove(&name);
+                self.model.remove_class(&name, now)
+            }
+            Event::InitDone => {
+                for (name, ()) in self.classes.finish() {
+                    let effects = self.model.remove_class(&name, now);
+                    self.follow(effects);
+                }
+                return;
+            }
+        };
+        self.follow(effects);
+    }
+
+    fn secret(&mut self, event: Event<(Key, Version)>, now: &str) {
+        match event {
+            Event::Init => self.secrets.begin(),
+            Event::InitApply((key, version)) | Event::Apply((key, version)) => {
+                self.secrets.apply(key.clone(), version);
+                self.look_at_secret(key, now);
+            }
+            Event::Delete((key, _)) => {
+                self.secrets.remove(&key);
+                self.look_at_secret(key, now);
+            }
+            Event::InitDone => {
+                for (key, _) in self.secrets.finish() {
+                    self.look_at_secret(key, now);
+                }
+            }
+        }
+    }
+
+    /// Does what has to be done about a Secret, if any Connector names it.
+    fn look_at_secret(&mut self, key: Key, now: &str) {
+        if !self.model.wants_secret(&key) {
+            return;
+        }
+        let Some(version) = self.secrets.get(&key) else {
+            self.queue.cancel(&Job::Fetch(key.clone()));
+            let effects = self.model.remove_secret(&key, now);
+            return self.follow(effects);
+        };
+        let held = self.model.secret_version(&key);
+        if held.is_some_and(|it| version.is(it.uid, it.resource_version)) {
+            return;
+        }
+        // Another Secret of the same name: the values of the first one are gone.
+        if held.is_none_or(|it| it.uid != version.uid) {
+            let effects = self.model.await_secret(&key, now);
+            self.follow(effects);
+        }
+        self.queue.push(Job::Fetch(key), Urgency::Urgent);
+    }
+
+    fn pod(&mut self, event: Event<(String, Option<(String, Pod)>)>) {
+        match event {
+            Event::Init => self.pods.begin(),
+            Event::InitApply((uid, Some((node, pod)))) | Event::Apply((uid, Some((node, pod)))) => {
+                self.pods.apply(uid, node.clone());
+                let effects = self.model.upsert_pod(&node, pod);
+                self.follow(effects);
+            }
+            Event::InitApply((uid, None)) | Event::Apply((uid, None)) | Event::Delete((uid, _)) => {
+                if let Some(node) = self.pods.remove(&uid) {
+                    let effects = self.model.remove_pod(&node, &uid);
+                    self.follow(effects);
+                }
+            }
+            Event::InitDone => {
+                for (uid, node) in self.pods.finish() {
+                    let effects = self.model.remove_pod(&node, &uid);
+                    self.follow(effects);
+                }
+            }
+        }
+    }
+
+    fn role(&mut self, kind: RoleKind, event: Event<(RoleKey, String)>) {
+        let relist = self.roles.entry(kind).or_default();
+        // Before the first list is complete nothing was asked.
+        let counts = relist.is_filled();
+        let changed: Vec<RoleKey> = match event {
+            Event::Init => return relist.begin(),
+            Event::InitApply((key, version)) | Event::Apply((key, version)) => {
+                let before = relist.apply(key.clone(), version.clone());
+                let changes = before.as_ref() != Some(&version);
+                changes.then_some(key).into_iter().collect()
+            }
+            Event::Delete((key, _)) => {
+                relist.remove(&key);
+                vec![key]
+            }
+            Event::InitDone => relist.finish().into_iter().map(|(key, _)| key).collect(),
+        };
+        for (namespace, _) in changed.into_iter().filter(|_| counts) {
+            self.role_changes += 1;
+            let scope = namespace.map_or(Scope::Cluster, Scope::Namespace);
+            self.ask_again(&scope);
+            self.recheck.insert(scope);
+        }
+    }
+
+    /// Asks again whatever may have another answer now.
+    fn ask_again(&mut self, scope: &Scope) {
+        let under_way = self.queue.under_way().filter_map(|job| match job {
+            Job::Ask(review) => Some(review),
+            _ => None,
+        });
+        let reviews: Vec<Review> = self
+            .model
+            .reviews()
+            .chain(under_way)
+            .filter(|review| scope.has(&review.namespace))
+            .cloned()
+            .collect();
+        for review in reviews {
+            self.queue.push(Job::Ask(review), Urgency::Normal);
+        }
+    }
+
+    /// How often roles changed; each change wants a [`Self::recheck`] some time later.
+    pub(super) fn role_changes(&self) -> u64 {
+        self.role_changes
+    }
+
+    /// Asks once more about the roles that changed: the API server that answered may not have
+    /// heard of the change when it was asked at once.
+    pub(super) fn recheck(&mut self) {
+        for scope in std::mem::take(&mut self.recheck) {
+            self.ask_again(&scope);
+        }
+    }
+
+    /// Tidies up, and asks all reviews again: authorisation may depend on more than roles.
+    pub(super) fn refresh(&mut self, nodes: &Nodes) {
+        self.model.drop_unused_reviews();
+        self.ask_again(&Scope::Cluster);
+        if self.withheld.is_some() {
+            return;
+        }
+        let idle: BTreeSet<String> = self.model.nodes_without_pods().map(str::to_owned).collect();
+        let busy: BTreeSet<&str> = self
+            .model
+            .nodes()
+            .filter(|it| !idle.contains(*it))
+            .collect();
+        let forgotten = nodes.retain(|node| busy.contains(node) || self.dirty.contains(node));
+        for node in forgotten {
+            self.model.remove_node(&node);
+        }
+    }
+
+    /// The next request to send; it is under way until its [`Answer`].
+    pub(super) fn next_call(&mut self) -> Option<Call> {
+        if !self.is_filled() {
+            return None;
+        }
+        while let Some(job) = self.queue.pop() {
+            let call = match &job {
+                Job::Fetch(key) => self.fetch(key),
+                Job::Ask(review) => Some(Call::Ask(review.clone())),
+                Job::Write(key) => self.writes.get_mut(key).map(|write| {
+                    write.sent = true;
+                    Call::Write(key.clone(), write.uid.clone(), write.status.clone())
+                }),
+            };
+            if call.is_some() {
+                return call;
+            }
+            // It is not needed any more.
+            self.queue.finish(&job);
+        }
+        None
+    }
+
+    fn fetch(&mut self, key: &Key) -> Option<Call> {
+        let version = self.secrets.get(key)?;
+        let held = self.model.secret_version(key);
+        let is_held = held.is_some_and(|it| version.is(it.uid, it.resource_version));
+        if is_held || !self.model.wants_secret(key) {
+            return None;
+        }
+        self.fetching.insert(key.clone(), version.clone());
+        Some(Call::Fetch(key.clone()))
+    }
+
+    /// Whether there may be a next request.
+    pub(super) fn has_calls(&self) -> bool {
+        self.is_filled() && !self.queue.is_empty()
+    }
+
+    /// How many requests are under way.
+    pub(super) fn under_way(&self) -> usize {
+        self.queue.running()
+    }
+
+    /// Takes over what came of a request.
+    pub(super) fn answer(&mut self, answer: Answer, now: &str) -> Option<Retry> {
+        match answer {
+            Answer::Fetched(key, Ok(secret)) => {
+                self.queue.finish(&Job::Fetch(key.clone()));
+                self.fetched(key, secret, now);
+                None
+            }
+            Answer::Fetched(key, Err(failure)) => {
+                self.fetching.remove(&key);
+                let wanted = self.model.wants_secret(&key) && self.secrets.get(&key).is_some();
+                self.failed(Job::Fetch(key), Urgency::Urgent, failure, wanted)
+            }
+            Answer::Asked(review, Ok(allowed)) => {
+                self.queue.finish(&Job::Ask(review.clone()));
+                let effects = self.model.answer(review, allowed);
+                self.follow(effects);
+                None
+            }
+            Answer::Asked(review, Err(failure)) => {
+                let wanted = self.model.needs_review(&review);
+                let urgency = if self.model.has_answer(&review) {
+                    Urgency::Normal
+                } else {
+                    Urgency::Urgent
+                };
+                self.failed(Job::Ask(review), urgency, failure, wanted)
+            }
+            Answer::Written(key, Ok(())) => {
+                self.queue.finish(&Job::Write(key.clone()));
+                if self.writes.get(&key).is_some_and(|write| write.sent) {
+                    self.writes.remove(&key);
+                }
+                None
+            }
+            Answer::Written(key, Err(failure)) => {
+                let uid = self.model.connector_uid(&key);
+                // An object that is gone needs none, and its successor gets one of its own.
+                let wanted = failure != Failure::NotFound
+                    && self
+                        .writes
+                        .get(&key)
+                        .is_some_and(|it| Some(&*it.uid) == uid);
+                if !wanted {
+                    self.writes.remove(&key);
+                }
+                self.failed(Job::Write(key), Urgency::Normal, failure, wanted)
+            }
+        }
+    }
+
+    fn fetched(&mut self, key: Key, secret: Option<HeldSecret>, now: &str) {
+        let asked = self.fetching.remove(&key);
+        let Some(secret) = secret else {
+            // The watch will show whether there is another one.
+            let effects = self.model.remove_secret(&key, now);
+            return self.follow(effects);
+        };
+        let Some(version) = self.secrets.get(&key) else {
+            return;
+        };
+        let is_newest = version.is(&secret.uid, &secret.resource_version);
+        // What the answer shows may be ahead of the watch, which will come to it.
+        let changed_meanwhile = !is_newest && asked.as_ref() != Some(version);
+        if is_newest || secret.uid == version.uid || !changed_meanwhile {
+            let effects = self.model.upsert_secret(key.clone(), secret, now);
+            self.follow(effects);
+        }
+        if changed_meanwhile && self.model.wants_secret(&key) {
+            self.queue.push(Job::Fetch(key), Urgency::Urgent);
+        }
+    }
+
+    fn failed(
+        &mut self,
+        job: Job,
+        urgency: Urgency,
+        failure: Failure,
+        wanted: bool,
+    ) -> Option<Retry> {
+        if !wanted {
+            self.queue.finish(&job);
+            return None;
+        }
+        let (failures, after) = self.queue.fail(&job, urgency);
+        Some(Retry {
+            job,
+            after,
+            failures,
+            failure,
+        })
+    }
+
+    /// The time of a [`Retry`] has come.
+    pub(super) fn retry(&mut self, job: Job) {
+        self.queue.retry(job);
+    }
+
+    fn forget_write(&mut self, key: &Key) {
+        self.writes.remove(key);
+        self.queue.cancel(&Job::Write(key.clone()));
+    }
+
+    fn follow(&mut self, mut effects: Effects) {
+        self.dirty.append(&mut effects.nodes);
+        for (key, status) in effects.statuses {
+            let Some(uid) = self.model.connector_uid(&key) else {
+                continue;
+            };
+            let write = Write {
+                uid: uid.to_owned(),
+                status,
+                sent: false,
+            };
+            if self
+                .writes
+                .get(&key)
+                .is_some_and(|it| it.says_the_same(&write))
+            {
+                continue;
+            }
+            self.writes.insert(key.clone(), write);
+            self.queue.push(Job::Write(key), Urgency::Normal);
+        }
+    }
+
+    /// Works out the states of the nodes that something changed for, and tells them. The
+    /// first time that is held back until everything is known that they depend on: half of
+    /// the truth would take away what running pods are granted.
+    pub(super) fn publish(&mut self, nodes: &Nodes) {
+        if !self.is_filled() {
+            return;
+        }
+        for node in std::mem::take(&mut self.dirty) {
+            let (state, open) = self.model.evaluate(&node);
+            for review in open {
+                self.queue.push(Job::Ask(review), Urgency::Urgent);
+            }
+            let state = Arc::new(state);
+            match &mut self.withheld {
+                Some(withheld) => drop(withheld.insert(node, state)),
+                None => nodes.publish(&node, state),
+            }
+        }
+        if self.is_settled()
+            && let Some(withheld) = self.withheld.take()
+        {
+            for (node, state) in withheld {
+                nodes.publish(&node, state);
+            }
+            nodes.complete();
+        }
+    }
+
+    /// Whether each watch has shown all there is.
+    fn is_filled(&self) -> bool {
+        self.connectors.is_filled()
+            && self.classes.is_filled()
+            && self.secrets.is_filled()
+            && self.pods.is_filled()
+            && self.roles.values().all(Relist::is_filled)
+    }
+
+    /// Whether all is known that nodes depend on, or was asked for in vain.
+    fn is_settled(&self) -> bool {
+        self.queue.unsettled().all(|(job, failures)| match job {
+            Job::Fetch(_) => failures > 0,
+            Job::Ask(_) => failures >= PATIENCE,
+            Job::Write(_) => true,
+        })
+    }
+}
+
+impl Version {
+    fn is(&self, uid: &str, resource_version: &str) -> bool {
+        (&*self.uid, &*self.resource_version) == (uid, resource_version)
+    }
+}
+
+impl Scope {
+    fn has(&self, namespace: &str) -> bool {
+        match self {
+            Self::Cluster => true,
+            Self::Namespace(own) => own == namespace,
+        }
+    }
+}
+
+impl Write {
+    /// Whether nothing but times would be different.
+    fn says_the_same(&self, other: &Self) -> bool {
+        let timeless = |status: &ConnectorStatus| {
+            let mut status = status.clone();
+            for condition in &mut status.conditions {
+                condition.last_transition_time = None;
+            }
+            status
+        };
+        self.uid == other.uid && timeless(&self.status) == timeless(&other.status)
+    }
+}
