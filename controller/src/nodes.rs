@@ -72,9 +72,8 @@ impl Nodes {
     /// Forgets the nodes that are not kept, unless somebody listens. Returns those that are
     /// forgotten.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) -> Vec<String> {
-        let gone = |node: &str, sender: &watch::Sender<Known>| {
-            !keep(node) && sender.receiver_count() == 0
-        };
+        let gone =
+            |node: &str, sender: &watch::Sender<Known>| !keep(node) && sender.receiver_count() == 0;
         let mut inner = self.lock();
         let removed = inner.states.extract_if(|node, sender| gone(node, sender));
         removed.map(|(node, _)| node).collect()

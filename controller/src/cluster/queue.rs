@@ -66,7 +66,11 @@ impl Queue {
             *waiting = waiting.max(urgency);
             return;
         }
-        if self.queued.get(&job).is_some_and(|it| it.max(urgency) == *it) {
+        if self
+            .queued
+            .get(&job)
+            .is_some_and(|it| it.max(urgency) == *it)
+        {
             return;
         }
         self.queued.insert(job.clone(), urgency);
@@ -114,11 +118,14 @@ impl Queue {
     /// [`Self::retry`].
     pub(super) fn fail(&mut self, job: &Job, urgency: Urgency) -> (u32, Duration) {
         let again = self.running.remove(job).flatten();
-        let failures = self.failures.entry(job.clone()).or_insert_with(|| Failures {
-            count: 0,
-            waits: waits(),
-            waiting: None,
-        });
+        let failures = self
+            .failures
+            .entry(job.clone())
+            .or_insert_with(|| Failures {
+                count: 0,
+                waits: waits(),
+                waiting: None,
+            });
         failures.count = failures.count.saturating_add(1);
         failures.waiting = Some(urgency.max(again.unwrap_or(urgency)));
         (failures.count, failures.waits.next().unwrap_or(WAITS.1))

@@ -185,7 +185,9 @@ impl State {
                 self.classes.apply(name, ());
                 self.model.upsert_class(class, now)
             }
-            Event::InitApply((name, None)) | Event::Apply((name, None)) | Event::Delete((name, _)) => {
+            Event::InitApply((name, None))
+            | Event::Apply((name, None))
+            | Event::Delete((name, _)) => {
                 self.classes.remove(&name);
                 self.model.remove_class(&name, now)
             }
@@ -328,7 +330,11 @@ impl State {
             return;
         }
         let idle: BTreeSet<String> = self.model.nodes_without_pods().map(str::to_owned).collect();
-        let busy: BTreeSet<&str> = self.model.nodes().filter(|it| !idle.contains(*it)).collect();
+        let busy: BTreeSet<&str> = self
+            .model
+            .nodes()
+            .filter(|it| !idle.contains(*it))
+            .collect();
         let forgotten = nodes.retain(|node| busy.contains(node) || self.dirty.contains(node));
         for node in forgotten {
             self.model.remove_node(&node);
@@ -493,7 +499,11 @@ impl State {
                 status,
                 sent: false,
             };
-            if self.writes.get(&key).is_some_and(|it| it.says_the_same(&write)) {
+            if self
+                .writes
+                .get(&key)
+                .is_some_and(|it| it.says_the_same(&write))
+            {
                 continue;
             }
             self.writes.insert(key.clone(), write);
@@ -576,4 +586,3 @@ impl Write {
         self.uid == other.uid && timeless(&self.status) == timeless(&other.status)
     }
 }
-

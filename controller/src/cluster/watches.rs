@@ -7,8 +7,8 @@ use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, Resource};
 use proxy_common::api::{GROUP, cluster};
 use serde::de::DeserializeOwned;
@@ -163,7 +163,7 @@ impl Sink {
         while let Some(shown) = shown.next().await {
             match shown {
                 Ok(Some(change)) => {
-                    if self.told.works(self.resource) {
+                    if !change.is_beginning() && self.told.works(self.resource) {
                         tracing::info!("watching {} again", self.resource);
                     }
                     if self.changes.send(change).await.is_err() {
