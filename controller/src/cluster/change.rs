@@ -23,6 +23,19 @@ pub(super) enum Change {
     Role(RoleKind, Event<(RoleKey, String)>),
 }
 
+impl Change {
+    /// Whether a list is about to be asked for, which says nothing of the answer.
+    pub(super) fn is_beginning(&self) -> bool {
+        match self {
+            Self::Connector(event) => matches!(event, Event::Init),
+            Self::Class(event) => matches!(event, Event::Init),
+            Self::Secret(event) => matches!(event, Event::Init),
+            Self::Pod(event) => matches!(event, Event::Init),
+            Self::Role(_, event) => matches!(event, Event::Init),
+        }
+    }
+}
+
 /// Which version of a Secret there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Version {

@@ -163,7 +163,7 @@ impl Sink {
         while let Some(shown) = shown.next().await {
             match shown {
                 Ok(Some(change)) => {
-                    if self.told.works(self.resource) {
+                    if !change.is_beginning() && self.told.works(self.resource) {
                         tracing::info!("watching {} again", self.resource);
                     }
                     if self.changes.send(change).await.is_err() {
