@@ -1,0 +1,66 @@
+//! Images of this machine's programs.
+
+use mininode::{CLIENT, CgroupLayout, Image};
+use serde_json::json;
+
+use crate::support::{World, idle};
+
+#[tokio::test]
+async fn clients_run_in_a_pod() {
+    let world = World::new(CgroupLayout::Cgroupfs).await;
+    world.node.import(Image::client().unwrap()).await.unwrap();
+    let mut spec = idle();
+    spec["containers"][0]["image"] = json!(CLIENT);
+    world.create("one", &spec);
+    world.reach("one", "Running").await;
+    for (script, expected) in [
+        ("skopeo --version", "skopeo version"),
+        ("curl --version", "curl "),
+        ("git --version", "git version"),
+        ("git remote-https 2>&1 || true", "usage"),
+        ("cat /etc/containers/policy.json", "insecureAcceptAnything"),
+        (
+            "head -1 /etc/ssl/certs/ca-certificates.crt",
+            "BEGIN CERTIFICATE",
+        ),
+        ("touch /tmp/x /var/tmp/x && echo ok", "ok"),
+    ] {
+        let output = world.sh("one", script).await;
+        assert!(output.contains(expected), "{script}: {output}");
+    }
+    // The programs work, not just their first lines: an image goes from one folder to another.
+    let copy = "mkdir /tmp/a && cd /tmp/a && git init --quiet . && git status --short";
+    assert_eq!(world.sh("one", copy).await, "");
+}
+
+#[tokio::test]
+async fn an_image_has_the_files_that_it_is_given() {
+    let world = World::new(CgroupLayout::Cgroupfs).await;
+    let image = Image::from_programs("given", &["sleep"])
+        .unwrap()
+        .with_file("/srv/greeting", "hello\n")
+        .unwrap()
+        .with_file("/bin/true", "#!/bin/sh\nexit 7\n")
+        .unwrap();
+    let mut spec = idle();
+    spec["containers"][0]["image"] = json!(image.reference());
+    world.node.import(image).await.unwrap();
+    world.create("one", &spec);
+    world.reach("one", "Running").await;
+    assert_eq!(world.sh("one", "cat /srv/greeting").await, "hello");
+    // It replaces the applet in the image, and nothing on this machine.
+    assert_eq!(world.sh("one", "cat /bin/true").await, "#!/bin/sh\nexit 7");
+    assert!(
+        std::process::Command::new("true")
+            .status()
+            .unwrap()
+            .success()
+    );
+    // The machine's own, with its libraries, in the applet's place.
+    assert!(
+        world
+            .sh("one", "sleep --version")
+            .await
+            .contains("coreutils")
+    );
+}
