@@ -5,10 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
-use testkit::{Sandbox, Server, TempDir, run_ok};
+use testkit::{Sandbox, Server, TempDir, proc, run_ok};
 
 use crate::cgroup::{NodeCgroup, SERVICE};
 use crate::image::BUSYBOX;
@@ -18,20 +22,28 @@ pub(crate) const SUBNET: &str = "10.88.0.0/24";
 /// The node's address on the pods' bridge.
 pub(crate) const GATEWAY: &str = "10.88.0.1";
 
+/// What the network plugin calls its bridge on other nodes.
+const BRIDGE: &str = "cni0";
+
 /// Copies files, so it works on every file system, and needs no mount in the machine.
 const SNAPSHOTTER: &str = "native";
+
+/// How long killed processes may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);
 
 /// A running containerd with a runtime folder of its own. It ends when the value is dropped,
 /// and everything that it started with it.
 #[derive(Debug)]
 pub(crate) struct Containerd {
-    _server: Server,
+    server: Server,
     socket: PathBuf,
 }
 
 impl Containerd {
     /// Starts it inside a sandbox and waits until its socket accepts connections.
     pub(crate) fn start(files: &TempDir, sandbox: &Sandbox, cgroup: &NodeCgroup) -> Result<Self> {
+        make_bridge(sandbox)?;
         let socket = files.join("containerd.sock");
         let config = write_files(files, &socket, cgroup)?;
         let mut command = sandbox.command_in("/", "unshare");
@@ -41,10 +53,7 @@ impl Containerd {
             .arg(config);
         let ready = |_| UnixStream::connect(&socket).is_ok();
         let server = Server::start(&command, &files.join("containerd.log"), ready)?;
-        Ok(Self {
-            _server: server,
-            socket,
-        })
+        Ok(Self { server, socket })
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -64,6 +73,23 @@ impl Containerd {
         ]);
         ctr.arg(archive);
         run_ok(ctr).map(drop)
+    }
+}
+
+impl Drop for Containerd {
+    /// Kills the first process of the PID namespace, and with it all others. `unshare` then
+    /// ends by itself; were it killed, nobody might want to know how its child ended.
+    fn drop(&mut self) {
+        let pid = self.server.pid();
+        let children = proc::descendants(pid).unwrap_or_default();
+        if let Some(init) = children.first() {
+            // It may have ended already.
+            kill(Pid::from_raw(init.cast_signed()), Signal::SIGKILL).ok();
+        }
+        let deadline = Instant::now() + STOP_LIMIT;
+        while proc::is_alive(pid) && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
     }
 }
 
@@ -162,6 +188,22 @@ BinaryName = {runc}
     )
 }
 
+/// Makes the pods' bridge. The plugin would with the first pod; but servers want to listen on
+/// the node's address before.
+fn make_bridge(sandbox: &Sandbox) -> Result<()> {
+    let address = format!("{GATEWAY}/24");
+    for arguments in [
+        &["link", "add", BRIDGE, "type", "bridge"][..],
+        &["address", "add", &address, "dev", BRIDGE],
+        &["link", "set", BRIDGE, "up"],
+    ] {
+        let mut ip = sandbox.command("ip");
+        ip.args(arguments);
+        run_ok(ip)?;
+    }
+    Ok(())
+}
+
 /// A bridge on which the node is the pods' way out.
 fn network(addresses: &Path) -> String {
     json!({
@@ -169,7 +211,7 @@ fn network(addresses: &Path) -> String {
         "name": "pods",
         "plugins": [{
             "type": "bridge",
-            "bridge": "cni0",
+            "bridge": BRIDGE,
             "isGateway": true,
             "ipMasq": false,
             "ipam": {

@@ -74,7 +74,7 @@ fn any_process(matches: impl Fn(&Path) -> bool) -> Vec<String> {
         .map(|entry| entry.unwrap().path());
     entries
         .filter(|path| path.join("ns").is_dir() && matches(path))
-        .map(|path| path.display().to_string())
+        .map(|path| fs::read_to_string(path.join("status")).unwrap_or_default())
         .collect()
 }
 
@@ -107,22 +107,19 @@ async fn nothing_is_left_of_a_node() {
             Some(at.split_once("/state/")?.0.to_owned())
         })
         .unwrap();
-    let namespaces = |pid: u32| {
-        ["net", "pid"].map(|kind| {
-            let path = format!("/proc/{pid}/ns/{kind}");
-            fs::metadata(path).unwrap().ino()
-        })
-    };
-    let [network, processes] = namespaces(pids[0]);
+    // Held open, so that no other namespace gets the number of one that has gone.
+    let namespaces = ["net", "pid"].map(|kind| {
+        let file = fs::File::open(format!("/proc/{}/ns/{kind}", pids[0])).unwrap();
+        (kind, file.metadata().unwrap().ino(), file)
+    });
     let inside = |path: &Path| {
-        let is = |kind, inode| {
-            fs::metadata(path.join("ns").join(kind)).is_ok_and(|found| found.ino() == inode)
-        };
-        is("net", network) || is("pid", processes)
+        namespaces.iter().any(|(kind, inode, _)| {
+            let own = fs::metadata(path.join("ns").join(kind));
+            own.is_ok_and(|own| own.ino() == *inode)
+        })
     };
     assert!(!any_process(inside).is_empty());
 
-    // The order in which a test that panics drops them.
     drop(world);
     for pid in pids {
         assert!(!proc::is_alive(pid));
