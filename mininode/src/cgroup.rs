@@ -1,5 +1,6 @@
 //! The cgroups of a node, below one of its own: two nodes on one machine share nothing.
 
+use std::env;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, bail};
 /// Processes need a moment to end once they are killed.
 const REMOVE_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(10);
-/// How the cgroups of nodes start; the owner's process id follows.
+/// How the names of nodes' cgroups and folders start; the owner's process id follows.
 const PREFIX: &str = "postern-node-";
 
 /// How the kubelet names the cgroups of pods; its setting `cgroupDriver`.
@@ -168,19 +169,29 @@ fn remove_empty(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the cgroups of nodes whose process is gone.
+/// Removes what nodes left behind whose process was killed: their own processes ended with it,
+/// but cgroups and files stay.
 fn sweep(mount: &Path) {
-    for entry in fs::read_dir(mount).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let owner = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX))
-            .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
-            // Somebody else may sweep at the same time.
-            remove(&entry.path()).ok();
-        }
+    for path in abandoned(mount) {
+        // Somebody else may sweep at the same time. What is not empty is not killed: should
+        // the owner live where we cannot see it, nothing happens.
+        remove_empty(&path).ok();
     }
+    for path in abandoned(&env::temp_dir()) {
+        fs::remove_dir_all(path).ok();
+    }
+}
+
+/// The nodes' directories in a folder whose owner has ended.
+fn abandoned(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| {
+        let owner = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_prefix(PREFIX))
+            .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists())
+    })
 }
 
 /// Where this machine has the unified hierarchy.
@@ -245,13 +256,16 @@ mod tests {
     }
 
     #[test]
-    fn cgroups_of_killed_owners_are_swept_up() {
+    fn what_killed_owners_leave_is_swept_up() {
         let mount = mount_point().unwrap();
         // No process has such a number.
         let stale = mount.join(format!("{PREFIX}4194305-0"));
         create(&stale.join("kubepods/besteffort")).unwrap();
+        let files = env::temp_dir().join(format!("{PREFIX}4194305-0"));
+        fs::create_dir_all(files.join("root")).unwrap();
         let node = NodeCgroup::create(CgroupLayout::Cgroupfs).unwrap();
         assert!(!stale.exists());
+        assert!(!files.exists());
         assert!(node.path().join("kubepods").is_dir());
         let path = node.path().to_owned();
         drop(node);

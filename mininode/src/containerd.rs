@@ -1,6 +1,7 @@
 //! containerd: its configuration, its network plugin's, and how it is started.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use crate::image::BUSYBOX;
 /// The pods' network. Every node has a network namespace of its own, so all can use the same.
 pub(crate) const SUBNET: &str = "10.88.0.0/24";
 /// The node's address on the pods' bridge.
-pub(crate) const GATEWAY: &str = "10.88.0.1";
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 
 /// What the network plugin calls its bridge on other nodes.
 const BRIDGE: &str = "cni0";

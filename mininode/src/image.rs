@@ -1,7 +1,6 @@
 //! Images made of this machine's programs, without a network.
 
 use std::collections::BTreeSet;
-use std::env::consts::ARCH;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,17 +8,16 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use testkit::TempDir;
 use testkit::command::stdout_of;
-use testkit::{TempDir, run_ok};
+
+use crate::layout;
 
 /// The image with a shell and the usual small programs; every node has it. Without a command
 /// it sleeps, so it is the sandboxes' image as well.
 pub const BUSYBOX: &str = "localhost/postern/busybox:latest";
 /// The image of [`Image::client`].
 pub const CLIENT: &str = "localhost/postern/client:latest";
-
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Directories that are links, as in Debian and most other distributions.
 const MERGED: &[&str] = &["bin", "lib", "lib64", "sbin"];
@@ -159,94 +157,8 @@ impl Image {
 
     /// Writes the image as an archive of an OCI layout.
     pub(crate) fn archive(&self) -> Result<PathBuf> {
-        let layout = self.files.join("layout");
-        fs::create_dir_all(layout.join("blobs/sha256")).context("cannot make a layout")?;
-        let layer = self.files.join("layer");
-        tar(&self.root(), &layer, &["."])?;
-        let layer = Blob::take(&layout, &layer)?;
-        let config = self.blob(&layout, &image_config(&layer.digest))?;
-        let manifest = self.blob(&layout, &manifest(&config, &layer))?;
-        let mut descriptor = manifest.descriptor("application/vnd.oci.image.manifest.v1+json");
-        descriptor["annotations"] = json!({"io.containerd.image.name": self.reference});
-        let index = json!({"schemaVersion": 2, "manifests": [descriptor]});
-        let version = json!({"imageLayoutVersion": "1.0.0"});
-        for (name, content) in [("index.json", index), ("oci-layout", version)] {
-            fs::write(layout.join(name), content.to_string())
-                .with_context(|| format!("cannot write {name}"))?;
-        }
-        let archive = self.files.join("image.tar");
-        tar(&layout, &archive, &["oci-layout", "index.json", "blobs"])?;
-        Ok(archive)
+        layout::archive(&self.files, &self.reference, &self.root())
     }
-
-    fn blob(&self, layout: &Path, content: &Value) -> Result<Blob> {
-        let file = self.files.write("blob", content.to_string())?;
-        Blob::take(layout, &file)
-    }
-}
-
-struct Blob {
-    digest: String,
-    size: u64,
-}
-
-impl Blob {
-    /// Moves a file to where a layout has it.
-    fn take(layout: &Path, file: &Path) -> Result<Self> {
-        let size = fs::metadata(file)
-            .context("cannot read a blob's size")?
-            .len();
-        let mut sha256sum = Command::new("sha256sum");
-        sha256sum.arg(file);
-        let sum = stdout_of(sha256sum)?;
-        let digest = sum.split(' ').next().unwrap_or_default();
-        fs::rename(file, layout.join("blobs/sha256").join(digest)).context("cannot name a blob")?;
-        Ok(Self {
-            digest: format!("sha256:{digest}"),
-            size,
-        })
-    }
-
-    fn descriptor(&self, media_type: &str) -> Value {
-        json!({"mediaType": media_type, "digest": self.digest, "size": self.size})
-    }
-}
-
-fn image_config(diff_id: &str) -> Value {
-    let architecture = match ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    json!({
-        "architecture": architecture,
-        "os": "linux",
-        "config": {
-            "Env": [format!("PATH={PATH}")],
-            "Cmd": ["/bin/busybox", "sleep", "infinity"],
-        },
-        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-    })
-}
-
-fn manifest(config: &Blob, layer: &Blob) -> Value {
-    json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": config.descriptor("application/vnd.oci.image.config.v1+json"),
-        "layers": [layer.descriptor("application/vnd.oci.image.layer.v1.tar")],
-    })
-}
-
-fn tar(folder: &Path, archive: &Path, members: &[&str]) -> Result<()> {
-    let mut tar = Command::new("tar");
-    tar.args(["--create", "--numeric-owner", "--owner=0", "--group=0"])
-        .arg("--directory")
-        .arg(folder)
-        .arg("--file")
-        .arg(archive)
-        .args(members);
-    run_ok(tar).map(drop)
 }
 
 /// Where a program is.

@@ -26,6 +26,7 @@ mod cri;
 mod image;
 mod inside;
 mod kubelet;
+mod layout;
 mod node;
 
 pub use cgroup::CgroupLayout;

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
@@ -146,7 +147,7 @@ impl Node {
     }
 
     /// The node's address, which pods reach.
-    pub fn address(&self) -> &'static str {
+    pub fn address(&self) -> Ipv4Addr {
         GATEWAY
     }
 

@@ -10,10 +10,13 @@
 
 mod files;
 mod pod;
+mod running;
+mod security;
 mod spec;
 mod status;
 
 use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +30,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::cgroup::CgroupLayout;
+use crate::containerd::GATEWAY;
 use crate::cri::Cri;
 use crate::node::Node;
 
@@ -50,7 +54,7 @@ struct Host {
     /// Below this folder are volumes and logs.
     folder: PathBuf,
     nameserver: Option<String>,
-    address: &'static str,
+    address: Ipv4Addr,
 }
 
 impl Kubelet {
@@ -81,7 +85,7 @@ impl Kubelet {
                     cgroup_name,
                     folder,
                     nameserver: nameserver.map(|address| address.to_string()),
-                    address: crate::containerd::GATEWAY,
+                    address: GATEWAY,
                 });
                 anyhow::Ok(tokio::spawn(follow(host)).abort_handle())
             })

@@ -1,13 +1,10 @@
 //! The life of one pod on the node, from its cgroup to its end.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use futures_util::future::try_join_all;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Error, ResourceExt};
@@ -16,12 +13,14 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::{Host, files, spec, status};
+use super::running::Running;
+use super::{Host, spec, status};
 use crate::{cgroup, cri};
 
-/// How often containers are looked at, and a request is tried again.
+/// How often containers are looked at, and what failed is tried again.
 const POLL: Duration = Duration::from_millis(100);
 
+/// Becomes the seconds that are left, once the pod has to end.
 type Ending = watch::Receiver<Option<i64>>;
 
 /// Runs a pod until it has to end, and cleans up behind it.
@@ -44,8 +43,9 @@ pub(super) async fn live(host: Arc<Host>, pod: Pod, mut ending: Ending) {
     life.end(&mut ending).await;
 }
 
-/// Waits until the pod has to end; at the latest when nobody is left to say so.
+/// Waits until the pod has to end.
 async fn wait(ending: &mut Ending) {
+    // When nobody is left to say so, this task is about to be aborted.
     drop(ending.wait_for(Option::is_some).await);
 }
 
@@ -57,108 +57,18 @@ struct Life {
     reported: Option<PodStatus>,
 }
 
-/// What there is in the container runtime.
-struct Running {
-    sandbox: String,
-    config: cri::PodSandboxConfig,
-    addresses: Vec<String>,
-    volumes: BTreeMap<String, PathBuf>,
-    /// The newest instance of each container, in the order of the pod.
-    containers: Vec<String>,
-}
-
 impl Life {
     /// Starts the pod and looks after it until it has to end.
     async fn run(&mut self, ending: &mut Ending) -> Result<()> {
         spec::check(&self.spec)?;
-        self.start().await?;
+        let sandbox = Running::sandbox(Arc::clone(&self.host), &self.pod).await?;
+        // What comes is cleaned up together with it, also if it fails.
+        self.running.insert(sandbox).start(&self.pod).await?;
         if self.watch(ending).await? {
             // As the kubelet does: what is over keeps neither network nor cgroup.
-            self.stop_sandbox().await?;
+            self.stop().await?;
             wait(ending).await;
         }
-        Ok(())
-    }
-
-    /// Cgroup, volumes, sandbox and containers, in the kubelet's order.
-    async fn start(&mut self) -> Result<()> {
-        let (host, pod, spec) = (&self.host, &self.pod, &self.spec);
-        cgroup::create(&host.cgroup.join(spec::cgroup(host, pod, spec)))?;
-        let volumes = files::volumes(host, pod, spec).await?;
-        for container in &spec.containers {
-            let folder = spec::log_folder(host, pod).join(&container.name);
-            fs::create_dir_all(folder).context("cannot make a folder for logs")?;
-        }
-        let config = spec::sandbox(host, pod, spec);
-        let request = cri::RunPodSandboxRequest {
-            config: Some(config.clone()),
-        };
-        let sandbox = host.cri.run_pod_sandbox(request).await?.pod_sandbox_id;
-        self.running = Some(Running {
-            sandbox: sandbox.clone(),
-            config,
-            addresses: Vec::new(),
-            volumes,
-            containers: Vec::new(),
-        });
-        let addresses = self.addresses(sandbox).await?;
-        let first = addresses.first().map_or("127.0.0.1", String::as_str);
-        files::write_hosts(&self.host, &self.pod, &self.spec, first)?;
-        if let Some(running) = &mut self.running {
-            running.addresses = addresses;
-        }
-        for index in 0..self.spec.containers.len() {
-            self.start_container(index, 0).await?;
-        }
-        Ok(())
-    }
-
-    async fn addresses(&self, sandbox: String) -> Result<Vec<String>> {
-        if spec::is_host_network(&self.spec) {
-            return Ok(vec![self.host.address.to_owned()]);
-        }
-        let request = cri::PodSandboxStatusRequest {
-            pod_sandbox_id: sandbox,
-        };
-        let status = self.host.cri.pod_sandbox_status(request).await?.status;
-        let network = status.unwrap_or_default().network.unwrap_or_default();
-        let more = network.additional_ips.into_iter().map(|more| more.ip);
-        Ok([network.ip].into_iter().chain(more).collect())
-    }
-
-    /// Starts an instance of the container with this index.
-    async fn start_container(&mut self, index: usize, attempt: u32) -> Result<()> {
-        let Some(running) = &mut self.running else {
-            return Ok(());
-        };
-        let container = &self.spec.containers[index];
-        let config = spec::container(
-            &self.host,
-            &self.pod,
-            &self.spec,
-            container,
-            attempt,
-            &running.volumes,
-        )?;
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: running.sandbox.clone(),
-            config: Some(config),
-            sandbox_config: Some(running.config.clone()),
-        };
-        let context = || format!("container {}", container.name);
-        let created = self.host.cri.create_container(request).await;
-        let container_id = created.with_context(context)?.container_id;
-        if let Some(place) = running.containers.get_mut(index) {
-            place.clone_from(&container_id);
-        } else {
-            running.containers.push(container_id.clone());
-        }
-        let request = cri::StartContainerRequest { container_id };
-        self.host
-            .cri
-            .start_container(request)
-            .await
-            .with_context(context)?;
         Ok(())
     }
 
@@ -172,9 +82,14 @@ impl Life {
             }
             for (index, container) in containers.iter().enumerate() {
                 let exited = container.state() == cri::ContainerState::ContainerExited;
-                if exited && status::restarts(&self.spec, container.exit_code) {
+                if exited
+                    && status::restarts(&self.spec, container.exit_code)
+                    && let Some(running) = &mut self.running
+                {
                     let attempt = container.metadata.as_ref().map_or(0, |known| known.attempt);
-                    self.start_container(index, attempt + 1).await?;
+                    running
+                        .start_container(&self.pod, index, attempt + 1)
+                        .await?;
                 }
             }
             tokio::select! {
@@ -185,32 +100,27 @@ impl Life {
     }
 
     async fn containers(&self) -> Result<Vec<cri::ContainerStatus>> {
-        let ids = self.running.iter().flat_map(|running| &running.containers);
-        try_join_all(ids.map(|id| async {
-            let request = cri::ContainerStatusRequest {
-                container_id: id.clone(),
-            };
-            let answer = self.host.cri.container_status(request).await?;
-            Ok(answer.status.unwrap_or_default())
-        }))
-        .await
+        match &self.running {
+            Some(running) => running.containers().await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Ends the containers within their grace, takes everything away, and says so.
     async fn end(&mut self, ending: &mut Ending) {
         let mut grace = ending.borrow_and_update().unwrap_or(0);
-        while self.running.is_some() {
+        while let Some(running) = &self.running {
             // A new deletion may shorten the grace while we wait.
             tokio::select! {
-                result = self.stop_containers(grace) => match result {
+                result = running.stop_containers(grace) => match result {
                     Ok(()) => break,
                     Err(_) => sleep(POLL).await,
                 },
                 Ok(()) = ending.changed() => grace = ending.borrow_and_update().unwrap_or(0),
             }
         }
-        if let Ok(containers) = self.containers().await
-            && self.running.is_some()
+        if self.running.is_some()
+            && let Ok(containers) = self.containers().await
         {
             self.report_containers(&containers, true).await;
         }
@@ -218,24 +128,10 @@ impl Life {
         self.confirm().await;
     }
 
-    async fn stop_containers(&self, grace: i64) -> Result<()> {
-        let ids = self.running.iter().flat_map(|running| &running.containers);
-        let stops = ids.map(|id| {
-            self.host.cri.stop_container(cri::StopContainerRequest {
-                container_id: id.clone(),
-                timeout: grace,
-            })
-        });
-        try_join_all(stops).await.map(drop)
-    }
-
     /// Takes the pod's network away, and its cgroup.
-    async fn stop_sandbox(&self) -> Result<()> {
+    async fn stop(&self) -> Result<()> {
         if let Some(running) = &self.running {
-            let request = cri::StopPodSandboxRequest {
-                pod_sandbox_id: running.sandbox.clone(),
-            };
-            self.host.cri.stop_pod_sandbox(request).await?;
+            running.stop().await?;
         }
         let path = spec::cgroup(&self.host, &self.pod, &self.spec);
         let path = self.host.cgroup.join(path);
@@ -246,15 +142,12 @@ impl Life {
 
     /// Takes everything away; what fails is tried again.
     async fn leave(&mut self) {
-        while self.stop_sandbox().await.is_err() {
+        while self.stop().await.is_err() {
             sleep(POLL).await;
         }
         while let Some(running) = &self.running {
-            let request = cri::RemovePodSandboxRequest {
-                pod_sandbox_id: running.sandbox.clone(),
-            };
-            match self.host.cri.remove_pod_sandbox(request).await {
-                Ok(_) => self.running = None,
+            match running.remove().await {
+                Ok(()) => self.running = None,
                 Err(_) => sleep(POLL).await,
             }
         }
@@ -288,10 +181,7 @@ impl Life {
         containers: &[cri::ContainerStatus],
         ending: bool,
     ) -> bool {
-        let addresses = self
-            .running
-            .as_ref()
-            .map_or(&[][..], |running| &running.addresses);
+        let addresses = self.running.as_ref().map_or(&[][..], Running::addresses);
         let status = status::of(&self.host, &self.spec, addresses, containers, ending);
         let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         self.report(status).await;

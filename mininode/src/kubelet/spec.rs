@@ -7,30 +7,9 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use kube::ResourceExt;
 
-use super::{Host, text};
+use super::{Host, files, security, text};
 use crate::cgroup::Qos;
 use crate::cri;
-
-/// What nobody in a container may read or write, as the kubelet says it.
-const MASKED: &[&str] = &[
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-];
-const READ_ONLY: &[&str] = &[
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
 
 /// The labels by which sandboxes and containers are found.
 pub(crate) fn labels(
@@ -130,7 +109,7 @@ pub(super) fn sandbox(host: &Host, pod: &Pod, spec: &PodSpec) -> cri::PodSandbox
     let name = pod.name_any();
     let namespace = pod.namespace().unwrap_or_default();
     cri::PodSandboxConfig {
-        hostname: if is_host_network(spec) {
+        hostname: if security::is_host_network(spec) {
             String::new()
         } else {
             hostname(pod)
@@ -147,7 +126,7 @@ pub(super) fn sandbox(host: &Host, pod: &Pod, spec: &PodSpec) -> cri::PodSandbox
         linux: Some(cri::LinuxPodSandboxConfig {
             cgroup_parent: format!("{}/{}", host.cgroup_name, cgroup(host, pod, spec)),
             security_context: Some(cri::LinuxSandboxSecurityContext {
-                namespace_options: Some(namespaces(spec)),
+                namespace_options: Some(security::namespaces(spec)),
             }),
         }),
         metadata: Some(cri::PodSandboxMetadata {
@@ -163,15 +142,15 @@ pub(super) fn sandbox(host: &Host, pod: &Pod, spec: &PodSpec) -> cri::PodSandbox
 pub(super) fn container(
     host: &Host,
     pod: &Pod,
-    spec: &PodSpec,
     container: &Container,
     attempt: u32,
     volumes: &BTreeMap<String, PathBuf>,
 ) -> Result<cri::ContainerConfig> {
     let name = &container.name;
+    let spec = pod.spec.clone().unwrap_or_default();
     let hosts = cri::Mount {
         container_path: "/etc/hosts".to_owned(),
-        host_path: text(&super::files::hosts(host, pod)),
+        host_path: text(&files::hosts(host, pod)),
         readonly: false,
     };
     let mut mounts = vec![hosts];
@@ -218,38 +197,9 @@ pub(super) fn container(
         annotations: HashMap::new(),
         log_path: format!("{name}/{attempt}.log"),
         linux: Some(cri::LinuxContainerConfig {
-            security_context: Some(security(spec, container)),
+            security_context: Some(security::of(&spec, container)),
         }),
     })
-}
-
-fn security(spec: &PodSpec, container: &Container) -> cri::LinuxContainerSecurityContext {
-    let own = container.security_context.clone().unwrap_or_default();
-    let of_pod = spec.security_context.clone().unwrap_or_default();
-    let id = |value| cri::Int64Value { value };
-    let paths = |list: &[&str]| list.iter().map(|&path| path.to_owned()).collect();
-    cri::LinuxContainerSecurityContext {
-        namespace_options: Some(namespaces(spec)),
-        run_as_user: own.run_as_user.or(of_pod.run_as_user).map(id),
-        run_as_group: own.run_as_group.or(of_pod.run_as_group).map(id),
-        readonly_rootfs: own.read_only_root_filesystem == Some(true),
-        no_new_privs: own.allow_privilege_escalation == Some(false),
-        masked_paths: paths(MASKED),
-        readonly_paths: paths(READ_ONLY),
-    }
-}
-
-pub(super) fn is_host_network(spec: &PodSpec) -> bool {
-    spec.host_network == Some(true)
-}
-
-fn namespaces(spec: &PodSpec) -> cri::NamespaceOption {
-    let mode = |host: bool, own| if host { cri::NamespaceMode::Node } else { own };
-    cri::NamespaceOption {
-        network: mode(is_host_network(spec), cri::NamespaceMode::Pod).into(),
-        pid: mode(spec.host_pid == Some(true), cri::NamespaceMode::Container).into(),
-        ipc: mode(spec.host_ipc == Some(true), cri::NamespaceMode::Pod).into(),
-    }
 }
 
 /// A relative path that does not lead out.

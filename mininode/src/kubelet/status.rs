@@ -46,9 +46,9 @@ pub(super) fn of(
     };
     PodStatus {
         phase: Some(phase.to_owned()),
-        host_ip: Some(host.address.to_owned()),
+        host_ip: Some(host.address.to_string()),
         host_ips: Some(vec![HostIP {
-            ip: host.address.to_owned(),
+            ip: host.address.to_string(),
         }]),
         pod_ip: addresses.first().cloned(),
         pod_ips: Some(
@@ -74,7 +74,7 @@ pub(super) fn failed(host: &Host, reason: &str) -> PodStatus {
         phase: Some("Failed".to_owned()),
         reason: Some("Failed".to_owned()),
         message: Some(reason.to_owned()),
-        host_ip: Some(host.address.to_owned()),
+        host_ip: Some(host.address.to_string()),
         ..PodStatus::default()
     }
 }

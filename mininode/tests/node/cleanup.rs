@@ -1,13 +1,15 @@
 //! What is left of a pod, and of a node: nothing.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use mininode::{CgroupLayout, Node, Options};
 use testkit::{free_port, proc};
 
-use crate::support::{World, idle, script};
+use crate::support::{World, idle, script, until};
 
 #[tokio::test]
 async fn a_deleted_pod_may_finish_and_then_is_gone() {
@@ -62,9 +64,7 @@ async fn a_pod_that_does_not_listen_is_killed_after_its_grace() {
         "kubepods-besteffort-pod{}.slice",
         uid.replace('-', "_")
     ));
-    while cgroup.exists() {
-        tokio::task::yield_now().await;
-    }
+    until("its cgroup is gone", || !cgroup.exists()).await;
 }
 
 /// Processes, of all there are, for which something is true.
@@ -150,4 +150,48 @@ async fn nodes_do_not_disturb_each_other() {
     drop(one);
     assert!(!gone.exists());
     assert!(two.kubepods().is_dir());
+}
+
+/// Runs in a process of its own, for the test below.
+#[tokio::test]
+#[ignore = "waits to be killed"]
+async fn a_node_that_waits() {
+    let world = World::new(CgroupLayout::Cgroupfs).await;
+    world.create("one", &idle());
+    world.reach("one", "Running").await;
+    println!("\ncgroup={}", world.node.cgroup().display());
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn no_process_survives_a_killed_owner_and_the_next_node_sweeps_up() {
+    // What it leaves there goes with the folder.
+    let files = testkit::TempDir::new("owner").unwrap();
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "cleanup::a_node_that_waits",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("TMPDIR", files.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(owner.stdout.take().unwrap());
+    let cgroup = output
+        .lines()
+        .find_map(|line| Some(PathBuf::from(line.unwrap().strip_prefix("cgroup=")?)))
+        .unwrap();
+    let populated = || {
+        let events = fs::read_to_string(cgroup.join("cgroup.events")).unwrap();
+        events.contains("populated 1")
+    };
+    assert!(populated());
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    until("its processes are gone", || !populated()).await;
+    let next = Node::start(Options::default()).await.unwrap();
+    assert!(!cgroup.exists());
+    drop(next);
 }

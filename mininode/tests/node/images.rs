@@ -1,7 +1,10 @@
 //! Images of this machine's programs.
 
-use mininode::{CLIENT, CgroupLayout, Image};
+use std::net::SocketAddr;
+
+use mininode::{CLIENT, CgroupLayout, Image, Options};
 use serde_json::json;
+use testkit::{Pki, Registry, RegistryAuth, RegistryOptions, SandboxOptions, TempDir};
 
 use crate::support::{World, idle};
 
@@ -64,4 +67,51 @@ async fn an_image_has_the_files_that_it_is_given() {
     let output = world.exec("one", &["sleep", "--version"]).await;
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("coreutils"), "{text}");
+}
+
+#[tokio::test]
+async fn a_pod_pulls_from_a_registry_on_the_node() {
+    let address: SocketAddr = "192.0.2.10:443".parse().unwrap();
+    let world = World::with(Options {
+        network: SandboxOptions::default().host("registry.test", address.ip()),
+        ..Options::default()
+    })
+    .await;
+    world.node.import(Image::client().unwrap()).await.unwrap();
+    let pki = Pki::new().unwrap();
+    let registry = Registry::start(
+        Some(world.node.sandbox()),
+        &RegistryOptions {
+            address: Some(address),
+            tls: Some(pki.server(&["registry.test"]).unwrap()),
+            auth: RegistryAuth::None,
+        },
+    )
+    .unwrap();
+    let files = TempDir::new("pull").unwrap();
+    testkit::oci::layout(&files.join("image"), &[1000]).unwrap();
+    let mut push = world.node.command("skopeo");
+    push.args(["copy", "--insecure-policy", "--dest-tls-verify=false"])
+        .arg(format!("oci:{}:latest", files.join("image").display()))
+        .arg("docker://registry.test/app:v1");
+    testkit::run_ok(push).unwrap();
+
+    let ca = json!({"metadata": {"name": "ca"}, "data": {"ca.crt": pki.ca_pem().unwrap()}});
+    world
+        .api()
+        .create("v1", "configmaps", "default", ca)
+        .unwrap();
+    let mut spec = idle();
+    spec["hostAliases"] = json!([{"ip": "192.0.2.10", "hostnames": ["registry.test"]}]);
+    spec["volumes"] = json!([{"name": "ca", "configMap": {"name": "ca"}}]);
+    let main = &mut spec["containers"][0];
+    main["image"] = json!(CLIENT);
+    main["volumeMounts"] = json!([{"name": "ca", "mountPath": "/ca"}]);
+    main["env"] = json!([{"name": "SSL_CERT_FILE", "value": "/ca/ca.crt"}]);
+    world.create("one", &spec);
+    world.reach("one", "Running").await;
+    let pull = "skopeo copy --quiet docker://registry.test/app:v1 oci:/tmp/app:v1 && ls /tmp/app";
+    let listing = world.sh("one", pull).await;
+    assert!(listing.contains("index.json"), "{listing}");
+    drop(registry);
 }

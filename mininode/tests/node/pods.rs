@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use mininode::CgroupLayout;
+use mininode::{CgroupLayout, Options};
 use serde_json::json;
+use testkit::SandboxOptions;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-use crate::support::{World, address, idle, script};
+use crate::support::{World, address, idle, script, until};
 
 /// All processes in a cgroup and below, as this machine numbers them.
 fn processes(cgroup: &PathBuf) -> Vec<u32> {
@@ -28,7 +29,11 @@ fn processes(cgroup: &PathBuf) -> Vec<u32> {
     found
 }
 
-async fn is_in_its_cgroup(layout: CgroupLayout, path: impl Fn(&str) -> String) {
+async fn is_in_its_cgroup(
+    layout: CgroupLayout,
+    path: impl Fn(&str) -> String,
+    child: impl Fn(&str) -> String,
+) {
     let world = World::new(layout).await;
     let uid = world.create("one", &idle());
     let pod = world.reach("one", "Running").await;
@@ -51,8 +56,11 @@ async fn is_in_its_cgroup(layout: CgroupLayout, path: impl Fn(&str) -> String) {
     assert_eq!(ip.octets()[..3], [10, 88, 0]);
     assert_eq!(world.node.subnet(), "10.88.0.0/24");
     assert_eq!(pod["status"]["podIPs"], json!([{"ip": address(&pod)}]));
-    assert_eq!(pod["status"]["hostIP"], world.node.address());
+    assert_eq!(pod["status"]["hostIP"], world.node.address().to_string());
     let container = &pod["status"]["containerStatuses"][0];
+    let id = container["containerID"].as_str().unwrap();
+    let id = id.strip_prefix("containerd://").unwrap();
+    assert!(processes(&cgroup.join(child(id))).contains(shell.unwrap()));
     assert_eq!(container["name"], "main");
     assert_eq!(container["ready"], true);
     assert!(container["state"]["running"]["startedAt"].is_string());
@@ -60,18 +68,27 @@ async fn is_in_its_cgroup(layout: CgroupLayout, path: impl Fn(&str) -> String) {
 
 #[tokio::test]
 async fn a_pod_is_in_its_cgroup_as_the_cgroupfs_driver_names_it() {
-    is_in_its_cgroup(CgroupLayout::Cgroupfs, |uid| {
-        format!("kubepods/besteffort/pod{uid}")
-    })
+    is_in_its_cgroup(
+        CgroupLayout::Cgroupfs,
+        |uid| format!("kubepods/besteffort/pod{uid}"),
+        str::to_owned,
+    )
     .await;
 }
 
 #[tokio::test]
 async fn a_pod_is_in_its_cgroup_as_the_systemd_driver_names_it() {
-    is_in_its_cgroup(CgroupLayout::Systemd, |uid| {
-        let uid = uid.replace('-', "_");
-        format!("kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{uid}.slice")
-    })
+    let class = "kubepods.slice/kubepods-besteffort.slice";
+    is_in_its_cgroup(
+        CgroupLayout::Systemd,
+        |uid| {
+            format!(
+                "{class}/kubepods-besteffort-pod{}.slice",
+                uid.replace('-', "_")
+            )
+        },
+        |id| format!("cri-containerd-{id}.scope"),
+    )
     .await;
 }
 
@@ -113,7 +130,14 @@ async fn pods_reach_each_other_and_what_runs_on_the_node() {
 
 #[tokio::test]
 async fn a_container_sees_its_files_names_and_variables() {
-    let world = World::new(CgroupLayout::Cgroupfs).await;
+    let world = World::with(Options {
+        network: SandboxOptions {
+            nameserver: Some("192.0.2.53".parse().unwrap()),
+            ..SandboxOptions::default()
+        },
+        ..Options::default()
+    })
+    .await;
     let map = json!({
         "metadata": {"name": "settings"},
         "data": {"a.conf": "a = 1\n", "b.conf": "b = 2\n"},
@@ -167,6 +191,8 @@ async fn a_container_sees_its_files_names_and_variables() {
         world.sh("one", "echo $GREETING; hostname").await,
         "hello world\ngiven"
     );
+    let resolver = world.sh("one", "cat /etc/resolv.conf").await;
+    assert!(resolver.contains("nameserver 192.0.2.53"), "{resolver}");
     let hosts = world.sh("one", "cat /etc/hosts").await;
     assert!(hosts.contains("192.0.2.10 one.test two.test"), "{hosts}");
     assert!(
@@ -215,14 +241,12 @@ async fn exit_codes_logs_and_restarts_are_reported() {
     let message = pod["status"]["message"].as_str().unwrap();
     assert!(message.contains("localhost/postern/absent"), "{message}");
 
-    loop {
-        let pod = world.reach("again", "Running").await;
+    until("a container runs again", || {
+        let pod = world.pod("again").unwrap();
         let container = &pod["status"]["containerStatuses"][0];
-        if container["restartCount"] == 1 && container["ready"] == true {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
+        container["restartCount"] == 1 && container["ready"] == true
+    })
+    .await;
     assert_eq!(
         world.node.logs("default", "again", "main").await.unwrap(),
         "once\n"
@@ -236,7 +260,8 @@ async fn a_pod_of_the_hosts_network_is_in_the_nodes() {
     spec["hostNetwork"] = json!(true);
     world.create("one", &spec);
     let pod = world.reach("one", "Running").await;
-    assert_eq!(address(&pod), world.node.address());
+    let node = world.node.address().to_string();
+    assert_eq!(address(&pod), node);
     let seen = world.sh("one", "ip -o -4 address show dev cni0").await;
-    assert!(seen.contains(world.node.address()), "{seen}");
+    assert!(seen.contains(&node), "{seen}");
 }

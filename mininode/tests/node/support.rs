@@ -24,10 +24,14 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new(cgroups: CgroupLayout) -> Self {
-        let options = Options {
+        Self::with(Options {
             cgroups,
             ..Options::default()
-        };
+        })
+        .await
+    }
+
+    pub(crate) async fn with(options: Options) -> Self {
         let node = Node::start(options).await.unwrap();
         let server = node
             .inside(Server::start(fake_apiserver::Options::default()))
@@ -95,16 +99,7 @@ impl World {
     }
 
     pub(crate) async fn until_gone(&self, name: &str) {
-        let gone = timeout(LIMIT, async {
-            while self.pod(name).is_some() {
-                sleep(POLL).await;
-            }
-        });
-        assert!(
-            gone.await.is_ok(),
-            "{name} stays: {:#}",
-            self.pod(name).unwrap()
-        );
+        until(&format!("{name} is gone"), || self.pod(name).is_none()).await;
     }
 
     pub(crate) async fn exec(&self, pod: &str, argv: &[&str]) -> Output {
@@ -119,6 +114,16 @@ impl World {
         assert!(output.status.success(), "{script}: {stdout}{stderr}");
         stdout.trim_end().to_owned()
     }
+}
+
+/// Waits until something is so.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let wait = timeout(LIMIT, async {
+        while !holds() {
+            sleep(POLL).await;
+        }
+    });
+    assert!(wait.await.is_ok(), "it does not happen that {what}");
 }
 
 /// A pod of one container `main` with busybox that runs a script and is not restarted.
