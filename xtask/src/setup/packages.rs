@@ -52,6 +52,12 @@ const ALWAYS: &[Need] = &[
         File("/etc/ssl/certs/ca-certificates.crt"),
     ),
     need("procps", Program("ps")),
+    // Real pods.
+    need("containerd", Program("containerd")),
+    need("runc", Program("runc")),
+    need("containernetworking-plugins", File("/usr/lib/cni/bridge")),
+    need("busybox-static", Program("busybox")),
+    need("jq", Program("jq")),
 ];
 
 /// Debian's compiler with a prebuilt `core` for BPF, and its linter.
@@ -209,6 +215,7 @@ fn disable_services(installed: &[&str]) {
         ("nginx-light", "nginx.service"),
         ("fcgiwrap", "fcgiwrap.socket"),
         ("fcgiwrap", "fcgiwrap.service"),
+        ("containerd", "containerd.service"),
     ] {
         if installed.contains(&package)
             && run::succeeds(Command::new("systemctl").args(["disable", "--quiet", unit]))
