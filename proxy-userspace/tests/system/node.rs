@@ -84,7 +84,7 @@ async fn another_policy_holds_for_open_and_for_new_connections() -> Result<()> {
         "{answer:?}"
     );
     open.ended()?;
-    ensure!(pod.seen(&[&pod.url(port)])? == format!("{} nothing", pod.pod));
+    ensure!(pod.seen(&[&pod.url(port)])? == format!("{} nothing", pod.address));
     Ok(())
 }
 
@@ -109,9 +109,9 @@ async fn what_is_encrypted_or_passed_through_leaves_from_the_pods_network() -> R
     let url = format!("https://{}:{tls}/", pod.host);
     let ca = ca.to_string_lossy().into_owned();
     let seen = pod.seen(&["--cacert", &ca, &url])?;
-    ensure!(seen == format!("{} Bearer token", pod.pod), "{seen}");
+    ensure!(seen == format!("{} Bearer token", pod.address), "{seen}");
     let seen = pod.seen(&[&pod.url(plain)])?;
-    ensure!(seen == format!("{} nothing", pod.pod), "{seen}");
+    ensure!(seen == format!("{} nothing", pod.address), "{seen}");
     let stats = node.stats()?;
     ensure!(stats.redirected == 2, "{stats:?}");
 
@@ -139,7 +139,7 @@ async fn a_withdrawn_workload_is_left_alone_and_leaves_nothing() -> Result<()> {
     node.withdraw(pod.cgroup.id())?;
 
     open.ended()?;
-    ensure!(pod.seen(&[&pod.url(port)])? == format!("{} nothing", pod.pod));
+    ensure!(pod.seen(&[&pod.url(port)])? == format!("{} nothing", pod.address));
     ensure!(node.enrolled().count() == 0);
     settled(|| Ok(pod.held()? == 0 && pod.sockets("listening")? == 0)).await
 }

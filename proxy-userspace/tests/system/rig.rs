@@ -50,7 +50,7 @@ pub(crate) struct Pod {
     pub(crate) cgroup: Cgroup,
     pub(crate) sandbox: Sandbox,
     /// Address of the pod, and that of the host on their link.
-    pub(crate) pod: IpAddr,
+    pub(crate) address: IpAddr,
     pub(crate) host: IpAddr,
     pins: PathBuf,
     pki: Pki,
@@ -87,7 +87,7 @@ impl Pod {
         Ok(Self {
             cgroup: Cgroup::create(&unique, Path::new("/run/postern-test-cgroups"))?,
             sandbox,
-            pod: pod.parse()?,
+            address: pod.parse()?,
             host: host.parse()?,
             pins: Path::new("/sys/fs/bpf").join(unique),
             pki: Pki::new()?,
@@ -240,7 +240,11 @@ impl Pod {
         let mut list = Command::new("bpftool");
         list.args(["--json", "cgroup", "list"])
             .arg(self.cgroup.path());
-        let programs: serde_json::Value = serde_json::from_str(&stdout(&output(list)?))?;
+        let list = stdout(&output(list)?);
+        if list.is_empty() {
+            return Ok(Vec::new());
+        }
+        let programs: serde_json::Value = serde_json::from_str(&list)?;
         let mut hooks: Vec<_> = programs
             .as_array()
             .into_iter()

@@ -1,12 +1,12 @@
 //! Agents that come and go, and workloads that do not notice.
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use postern::{
     datapath::unload,
     node::{Node, NodeError},
-    state::Scheme,
+    state::{FailurePolicy, Scheme},
     tls::Roots,
 };
 use testkit::{command::stdout_of, run_ok};
@@ -123,12 +123,51 @@ async fn what_was_redirected_stays_so_until_names_are_resolved_anew() -> Result<
     let mut next = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
     pod.serve(&mut next, &[])?;
     // To the proxy, which passes it through: no Connector is granted any more.
-    let direct = format!("{} nothing", pod.pod);
+    let direct = format!("{} nothing", pod.address);
     ensure!(pod.seen(&[&pod.url(port)])? == direct);
     ensure!(next.stats()?.redirected == 1);
+    // A name that does not resolve may have been at any of the addresses.
+    let mut unknown = pod.connector(2, Scheme::Https, 443, "token");
+    let mut connector = Arc::try_unwrap(unknown.connector).expect("nobody else has it");
+    connector.address.host = "postern.invalid".into();
+    unknown.connector = Arc::new(connector);
+    next.set_policies(policy(&[unknown]), &Roots::none())?;
     next.resolve().await?;
     ensure!(pod.seen(&[&pod.url(port)])? == direct);
-    ensure!(next.stats()?.redirected == 1);
+    ensure!(next.stats()?.redirected == 2);
+    next.set_policies(policy(&[]), &Roots::none())?;
+    next.resolve().await?;
+    ensure!(pod.seen(&[&pod.url(port)])? == direct);
+    ensure!(next.stats()?.redirected == 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fail_open_connector_is_reached_directly_until_its_workload_is_served() -> Result<()> {
+    let pod = Pod::new("open")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let mut granted = pod.connector(1, Scheme::Http, port, "token");
+    let mut connector = Arc::try_unwrap(granted.connector).expect("nobody else has it");
+    connector.failure_policy = FailurePolicy::Open;
+    granted.connector = Arc::new(connector);
+    let granted = [granted];
+    let (direct, served) = (
+        format!("{} nothing", pod.address),
+        format!("{} Bearer token", pod.host),
+    );
+    let first = pod.agent(&granted).await?;
+    ensure!(pod.seen(&[&pod.url(port)])? == served);
+    // Without a successor.
+    first.drain().await;
+    ensure!(pod.seen(&[&pod.url(port)])? == direct);
+    let mut next = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+    next.resolve().await?;
+    ensure!(
+        pod.seen(&[&pod.url(port)])? == direct,
+        "nobody serves it yet"
+    );
+    pod.serve(&mut next, &granted)?;
+    ensure!(pod.seen(&[&pod.url(port)])? == served);
     Ok(())
 }
 
@@ -148,6 +187,7 @@ async fn a_newcomer_that_gives_up_leaves_the_incumbent_in_charge() -> Result<()>
     }
     waiting.abort();
     ensure!(waiting.await.is_err_and(|error| error.is_cancelled()));
+    ensure!(owner(&pod)? == before);
     incumbent.resolve().await?;
     incumbent.set_policies(policy(&[]), &Roots::none())?;
     Ok(())
