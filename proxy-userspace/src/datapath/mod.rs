@@ -39,6 +39,9 @@ pub struct Datapath {
     stats: PerCpuArray<MapData, Stats>,
     settings: Config,
     pins: Option<Pins>,
+    /// Nobody serves the workloads in the maps: their agent is gone. Until they are enrolled
+    /// anew the kernel goes on to treat them so.
+    orphaned: bool,
     /// Ids of the cgroups that the pinned programs were attached to.
     attached: HashSet<u64>,
 }
@@ -89,9 +92,14 @@ impl Datapath {
             stats: load::map(&mut ebpf, "STATS")?,
             ebpf,
             settings,
+            orphaned: pins.as_ref().is_some_and(|pins| !pins.handed_over()),
             pins,
             attached: HashSet::new(),
         };
+        datapath.orphaned &= datapath.workloads.keys().next().is_some();
+        if datapath.orphaned {
+            datapath.settings.heartbeat_ns = datapath.read_config()?.heartbeat_ns;
+        }
         datapath.write_config()?;
         Ok((datapath, flows))
     }
@@ -113,7 +121,8 @@ impl Datapath {
 
     /// Makes a workload's connections subject to `workload.policy`.
     pub fn enrol(&mut self, cgroup_id: u64, workload: Workload) -> Result<(), DatapathError> {
-        self.workloads.put(WorkloadKey { cgroup_id }, workload)
+        self.workloads.put(WorkloadKey { cgroup_id }, workload)?;
+        self.adopt()
     }
 
     /// Leaves a workload's connections alone from now on.
@@ -125,6 +134,7 @@ impl Datapath {
     /// programs were not attached to since this was loaded.
     pub fn retain(&mut self, wanted: impl Fn(u64) -> bool) -> Result<(), DatapathError> {
         self.workloads.retain(|key| wanted(key.cgroup_id))?;
+        self.adopt()?;
         match &self.pins {
             Some(pins) => pins.retain_links(|cgroup| self.attached.contains(&cgroup)),
             None => Ok(()),
@@ -183,11 +193,7 @@ impl Datapath {
         if self.pins.is_none() {
             return Ok(false);
         }
-        let config = self
-            .config
-            .get(&0, 0)
-            .map_err(|source| DatapathError::map("CONFIG", source))?;
-        Ok(config.owner != self.settings.owner)
+        Ok(self.read_config()?.owner != self.settings.owner)
     }
 
     /// Gives up the right to write. Nothing may be written from here on.
@@ -195,9 +201,19 @@ impl Datapath {
         self.pins = None;
     }
 
-    /// The sign of life without which the kernel stops redirecting.
+    /// The sign of life without which the kernel stops redirecting. There is none before the
+    /// first workload of an earlier agent that is gone was enrolled anew.
     pub fn heartbeat(&mut self) -> Result<(), DatapathError> {
+        if self.orphaned {
+            return Ok(());
+        }
         self.settings.heartbeat_ns = monotonic_ns()?;
+        self.write_config()
+    }
+
+    /// Tells the kernel that nobody serves from now on, without making it wait.
+    pub fn rest(&mut self) -> Result<(), DatapathError> {
+        self.settings.heartbeat_ns = 0;
         self.write_config()
     }
 
@@ -208,6 +224,19 @@ impl Datapath {
             .get(&0, 0)
             .map_err(|source| DatapathError::map("STATS", source))?;
         Ok(per_cpu.iter().fold(Stats::default(), add))
+    }
+
+    fn adopt(&mut self) -> Result<(), DatapathError> {
+        if std::mem::take(&mut self.orphaned) {
+            self.heartbeat()?;
+        }
+        Ok(())
+    }
+
+    fn read_config(&self) -> Result<Config, DatapathError> {
+        self.config
+            .get(&0, 0)
+            .map_err(|source| DatapathError::map("CONFIG", source))
     }
 
     fn write_config(&mut self) -> Result<(), DatapathError> {

@@ -67,6 +67,8 @@ const MAPS: [Layout; 7] = [
 pub struct Pins {
     directory: PathBuf,
     owner: u64,
+    /// Whether another agent gave way, and still serves.
+    handed_over: bool,
     _lock: Flock<File>,
 }
 
@@ -89,6 +91,7 @@ impl Pins {
             owner,
             before: None,
         };
+        let mut handed_over = false;
         loop {
             make_directory(&directory)?;
             match lock(&directory)? {
@@ -99,9 +102,12 @@ impl Pins {
                     let pins = Self {
                         directory: directory.clone(),
                         owner,
+                        handed_over,
                         _lock: lock,
                     };
-                    pins.first_heartbeat()?;
+                    if handed_over {
+                        pins.first_heartbeat()?;
+                    }
                     return Ok(pins);
                 }
                 Some(_) => continue,
@@ -112,6 +118,7 @@ impl Pins {
                     path: directory.clone(),
                 });
             }
+            handed_over = true;
             claim.announce();
             sleep(limits::CLAIM_AGAIN).await;
         }
@@ -120,6 +127,11 @@ impl Pins {
     /// The number of this writer.
     pub(super) fn owner(&self) -> u64 {
         self.owner
+    }
+
+    /// Whether the workloads in the maps are being served, by an agent that gave way.
+    pub(super) fn handed_over(&self) -> bool {
+        self.handed_over
     }
 
     /// Where each map is pinned.
@@ -152,7 +164,7 @@ impl Pins {
         Ok(())
     }
 
-    /// The kernel has been waiting since the last writer stopped.
+    /// The kernel has been waiting since the other agent stopped writing.
     fn first_heartbeat(&self) -> Result<(), DatapathError> {
         if let Some(mut map) = config(&self.directory) {
             let failed = |source| DatapathError::map("CONFIG", source);

@@ -12,16 +12,19 @@ impl Node {
     ///
     /// After [`NodeError::Replaced`](super::NodeError::Replaced), connections of a workload
     /// are accepted until a while after the successor has taken the workload over, or until
-    /// it had time enough to do so. Without a successor, new connections are refused at once.
+    /// it had time enough to do so. Without a successor, new connections to fail-closed
+    /// Connectors are refused at once, and those to fail-open ones go direct.
     /// Open ones may go on for [`limits::HAND_OVER`]: those of HTTP end with the request that
     /// they are at, and those of workloads that the successor does not know end now.
     ///
     /// What is pinned stays as it is.
     pub async fn drain(mut self) {
-        self.datapath.release();
         if self.replaced {
             self.accept_until_flipped().await;
+        } else if let Err(error) = self.datapath.rest() {
+            tracing::warn!("the kernel is left to find out that nobody serves: {error}");
         }
+        self.datapath.release();
         for enrolled in self.enrolled.values() {
             enrolled.enrolment.wind_down();
         }

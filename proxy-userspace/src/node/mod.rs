@@ -22,7 +22,7 @@ use std::{
 };
 
 use proxy_common::maps::Stats;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::{
     datapath::{Datapath, DatapathError, FlowTable, Pins},
@@ -83,9 +83,11 @@ pub struct Node {
     version: u64,
     /// The version whose names are being resolved.
     resolving: u64,
-    /// The maps hold what an earlier agent wrote. It stays until the names of the first
-    /// grants were resolved, lest a Connector is missing meanwhile.
+    /// The maps hold what an earlier agent wrote. It stays until all names of the first
+    /// grants were resolved, or for as long as addresses are remembered: connections to a
+    /// Connector must not go without its credential because its name does not resolve.
     inherits: bool,
+    since: Instant,
     /// Addresses with more ports than the kernel's entry holds, which were complained about.
     overfull: HashSet<TooManyPorts>,
     /// By the cgroup of the workload.
@@ -110,8 +112,9 @@ impl Node {
     ///
     /// What is there already is taken over: from an agent that runs, which is told to give
     /// way and waited for, or from one that is gone. Workloads are served as they were until
-    /// they are [enrolled](Self::enrol) anew. Dropping the future tells the other agent to
-    /// stay.
+    /// they are [enrolled](Self::enrol) anew; those of an agent that is gone stay refused (or
+    /// direct, if fail-open) until the first of them is. Dropping the future tells the other
+    /// agent to stay.
     pub async fn take_over(
         proxy: Arc<Proxy>,
         levels: &[u8],
@@ -126,6 +129,7 @@ impl Node {
         let (datapath, flows) = loaded;
         Ok(Self {
             inherits: datapath.has_destinations(),
+            since: Instant::now(),
             datapath,
             flows: Arc::new(flows),
             workers: Workers::start(&proxy).map_err(NodeError::Workers)?,
@@ -293,8 +297,10 @@ impl Node {
     }
 
     fn resolved(&mut self, failed: names::Failed) {
+        let complete = failed.is_empty();
         self.names.complain(failed, self.grants.connectors());
-        if self.resolving == self.version && self.version > 0 {
+        let complete = complete && self.resolving == self.version && self.version > 0;
+        if complete || self.since.elapsed() > limits::ADDRESS_LIFE {
             self.inherits = false;
         }
         if let Err(error) = self.update_destinations() {

@@ -12,7 +12,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::{state::Scheme, workload::Egress};
+use crate::{
+    state::Scheme,
+    workload::{Egress, Enrolment, PolicyId, Workload},
+};
 
 /// A server whose connections are answered by `serve`, given their number.
 struct Server {
@@ -152,6 +155,55 @@ async fn connections_of_one_connector_are_not_used_for_another() {
         .await
         .expect("an answer");
     assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn connections_of_one_workload_are_not_used_for_another() {
+    let server = Server::start(10, OK).await;
+    let upstream = Upstream::new(Arc::default());
+    for _ in 0..2 {
+        exchange(
+            &upstream,
+            &Egress::own(),
+            &server,
+            request(Method::GET, empty()),
+        )
+        .await
+        .expect("an answer");
+    }
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn nothing_is_kept_for_a_workload_that_is_gone() {
+    let server = Server::start(10, OK).await;
+    let upstream = Upstream::new(Arc::default());
+    let workload = Workload {
+        cgroup_id: 1,
+        name: "default/pod".into(),
+        policy: PolicyId(1),
+    };
+    let workload = Enrolment::new(workload, Egress::own());
+    let get = async || {
+        exchange(
+            &upstream,
+            &workload.egress,
+            &server,
+            request(Method::GET, empty()),
+        )
+        .await
+        .expect("an answer");
+    };
+    get().await;
+    upstream.forget(workload.egress.id());
+    get().await;
+    get().await;
+    assert_eq!(server.connections(), 2, "what was kept is forgotten");
+    workload.end();
+    upstream.forget(workload.egress.id());
+    get().await;
+    get().await;
+    assert_eq!(server.connections(), 4, "nothing is kept any more");
 }
 
 #[tokio::test]

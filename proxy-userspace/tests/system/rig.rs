@@ -1,0 +1,366 @@
+//! A node with one pod, without a cluster: a cgroup, a network namespace with a link to the
+//! host, and an upstream on the host that tells what it saw.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use anyhow::{Context, Result, ensure};
+use arc_swap::ArcSwap;
+use postern::{
+    datapath::unload,
+    node::{Binding, Granted, Node},
+    proxy::Proxy,
+    state::{
+        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
+        Scheme,
+    },
+    tls::{Authority, Interceptor, Roots},
+    workload::{Cgroup, NetNs, PolicyId, Workload},
+};
+use rustls::ServerConfig;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use testkit::{Pki, Sandbox, SandboxOptions, run_ok};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::{output, stdout};
+
+/// What curl says when it is refused.
+pub(crate) const CURL_REFUSED: i32 = 7;
+pub(crate) const POLICY: PolicyId = PolicyId(1);
+
+/// The only policy grants these.
+pub(crate) fn policy(granted: &[Granted]) -> BTreeMap<PolicyId, Vec<Granted>> {
+    BTreeMap::from([(POLICY, granted.to_vec())])
+}
+
+pub(crate) struct Pod {
+    pub(crate) cgroup: Cgroup,
+    pub(crate) sandbox: Sandbox,
+    /// Address of the pod, and that of the host on their link.
+    pub(crate) address: IpAddr,
+    pub(crate) host: IpAddr,
+    pins: PathBuf,
+    pki: Pki,
+}
+
+impl Pod {
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        /// Tests run at the same time, each with a network of its own.
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let sandbox = Sandbox::new(&SandboxOptions::default())?;
+        let (host, pod) = (format!("100.127.{n}.1"), format!("100.127.{n}.2"));
+        let link = format!("pt{}-{n}", std::process::id());
+        let pid = sandbox.pid().to_string();
+        run_ok(words(
+            Command::new("ip"),
+            &format!("link add {link} type veth peer name eth0 netns {pid}"),
+        ))?;
+        for (command, text) in [
+            (
+                Command::new("ip"),
+                format!("address add {host}/30 dev {link}"),
+            ),
+            (Command::new("ip"), format!("link set {link} up")),
+            (
+                sandbox.command("ip"),
+                format!("address add {pod}/30 dev eth0"),
+            ),
+            (sandbox.command("ip"), "link set eth0 up".to_owned()),
+        ] {
+            run_ok(words(command, &text))?;
+        }
+        let unique = format!("postern-test-{}-{name}", std::process::id());
+        Ok(Self {
+            cgroup: Cgroup::create(&unique, Path::new("/run/postern-test-cgroups"))?,
+            sandbox,
+            address: pod.parse()?,
+            host: host.parse()?,
+            pins: Path::new("/sys/fs/bpf").join(unique),
+            pki: Pki::new()?,
+        })
+    }
+
+    /// Where the agents of this test pin.
+    pub(crate) fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    pub(crate) fn proxy(&self) -> Result<Arc<Proxy>> {
+        let authority = Authority::new(&[self.host.to_string()])?;
+        Ok(Arc::new(Proxy {
+            policies: ArcSwap::default(),
+            interceptor: Interceptor::new(authority)?,
+            resolver: Arc::default(),
+            counters: Arc::default(),
+        }))
+    }
+
+    /// An agent on this node that serves the pod, with these grants.
+    pub(crate) async fn agent(&self, granted: &[Granted]) -> Result<Node> {
+        let mut node = Node::take_over(self.proxy()?, self.cgroup.levels(), &self.pins).await?;
+        self.serve(&mut node, granted)?;
+        Ok(node)
+    }
+
+    /// What an agent does once it has its first snapshot.
+    pub(crate) fn serve(&self, node: &mut Node, granted: &[Granted]) -> Result<()> {
+        let refused = node.set_policies(policy(granted), &Roots::none())?;
+        ensure!(refused.is_empty(), "{refused:?}");
+        self.enrol(node)?;
+        node.attach(self.cgroup.directory())?;
+        node.forget_strangers()?;
+        Ok(())
+    }
+
+    pub(crate) fn enrol(&self, node: &mut Node) -> Result<()> {
+        let workload = Workload {
+            cgroup_id: self.cgroup.id(),
+            name: "default/pod".into(),
+            policy: POLICY,
+        };
+        let path = format!("/proc/{}/ns/net", self.sandbox.pid());
+        Ok(node.enrol(workload, NetNs::open(Path::new(&path))?)?)
+    }
+
+    /// A Connector with a bearer token, in its first generation.
+    pub(crate) fn connector(&self, id: u32, scheme: Scheme, port: u16, token: &str) -> Granted {
+        let connector = Connector {
+            id: ConnectorId(id),
+            namespace: "default".into(),
+            name: format!("c{id}"),
+            class: "generic-bearer".into(),
+            address: Address {
+                scheme,
+                host: self.host.to_string(),
+                port,
+                path: String::new(),
+            },
+            extensions: Vec::new(),
+            protocol: Protocol::Http,
+            credential: Some(Credential::Bearer {
+                token: token.into(),
+            }),
+            client_authorization: ClientAuthorization::Replace,
+            failure_policy: FailurePolicy::Closed,
+            extra_roots: CertificateDer::pem_file_iter(self.pki.ca())
+                .into_iter()
+                .flatten()
+                .filter_map(Result::ok)
+                .collect(),
+        };
+        Granted {
+            connector: Arc::new(connector),
+            binding: Binding::of_file(),
+        }
+    }
+
+    /// A server on the host that answers each request with the address and the
+    /// `Authorization` that it came with.
+    pub(crate) async fn upstream(&self, scheme: Scheme) -> Result<u16> {
+        let listener = TcpListener::bind((self.host, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let files = self.pki.server(&[&self.host.to_string()])?;
+        let chain = CertificateDer::pem_file_iter(&files.cert)?.collect::<Result<_, _>>()?;
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(chain, PrivateKeyDer::from_pem_file(&files.key)?)?;
+        let tls = (scheme == Scheme::Https).then(|| TlsAcceptor::from(Arc::new(config)));
+        tokio::spawn(async move {
+            while let Ok((stream, peer)) = listener.accept().await {
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    match tls {
+                        Some(tls) => tell(tls.accept(stream).await?, peer).await,
+                        None => tell(stream, peer).await,
+                    }
+                });
+            }
+        });
+        Ok(port)
+    }
+
+    pub(crate) fn url(&self, port: u16) -> String {
+        format!("http://{}:{port}/", self.host)
+    }
+
+    /// A command of the pod.
+    pub(crate) fn command(&self, script: &str, arguments: &[&str]) -> Command {
+        let mut shell = self.sandbox.command("timeout");
+        shell
+            .args(["60", "bash", "-c"])
+            .arg(format!("echo 0 > \"$0/cgroup.procs\" || exit 99; {script}"))
+            .arg(self.cgroup.path())
+            .args(arguments);
+        shell
+    }
+
+    pub(crate) fn curl(&self, arguments: &[&str]) -> Result<Output> {
+        let script = "exec curl --silent --max-time 20 --noproxy '*' \"$@\"";
+        output(self.command(script, arguments))
+    }
+
+    /// What the upstream tells of a new connection by curl.
+    pub(crate) fn seen(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.curl(arguments)?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(stdout(&output))
+    }
+
+    /// A connection that is kept open.
+    pub(crate) fn open(&self, port: u16) -> Result<Open> {
+        let script = "exec 3<>\"/dev/tcp/$1/$2\" 4<&0 || exit 98; cat <&4 >&3 & cat <&3; kill $!";
+        let mut command = self.command(script, &[&self.host.to_string(), &port.to_string()]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        Ok(Open {
+            requests: child.stdin.take().context("no input")?,
+            answers: BufReader::new(child.stdout.take().context("no output")?),
+            child,
+        })
+    }
+
+    /// Programs attached to the pod's cgroup, by hook.
+    pub(crate) fn attached(&self) -> Result<Vec<String>> {
+        let mut list = Command::new("bpftool");
+        list.args(["--json", "cgroup", "list"])
+            .arg(self.cgroup.path());
+        let list = stdout(&output(list)?);
+        if list.is_empty() {
+            return Ok(Vec::new());
+        }
+        let programs: serde_json::Value = serde_json::from_str(&list)?;
+        let mut hooks: Vec<_> = programs
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|program| Some(program["name"].as_str()?.to_owned()))
+            .collect();
+        hooks.sort();
+        Ok(hooks)
+    }
+
+    /// Sockets of the pod's namespace in a state, as `ss` calls it.
+    pub(crate) fn sockets(&self, state: &str) -> Result<usize> {
+        let mut list = self.sandbox.command("ss");
+        list.args(["--numeric", "--tcp", "--no-header", "state", state]);
+        Ok(stdout(&output(list)?).lines().count())
+    }
+
+    /// Descriptors of this process that hold the pod's namespace.
+    pub(crate) fn held(&self) -> Result<usize> {
+        let namespace = std::fs::read_link(format!("/proc/{}/ns/net", self.sandbox.pid()))?;
+        let descriptors = std::fs::read_dir("/proc/self/fd")?;
+        Ok(descriptors
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .filter(|target| *target == namespace)
+            .count())
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        if let Err(error) = unload(&self.pins) {
+            eprintln!("what is pinned stays: {error}");
+        }
+    }
+}
+
+/// An open HTTP/1.1 connection.
+pub(crate) struct Open {
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+/// An answer on an [`Open`] connection.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) closes: bool,
+    pub(crate) body: String,
+}
+
+impl Open {
+    pub(crate) fn get(&mut self, host: &str) -> Result<Answer> {
+        write!(self.requests, "GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")?;
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            let read = self.answers.read_line(&mut head)?;
+            ensure!(read > 0, "the connection ended after {head:?}");
+        }
+        let head = head.to_ascii_lowercase();
+        let field = |name: &str| {
+            head.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(|value| value.trim().to_owned())
+        };
+        let length: usize = field("content-length:").context("no length")?.parse()?;
+        let mut body = vec![0; length];
+        self.answers.read_exact(&mut body)?;
+        Ok(Answer {
+            status: head.split(' ').nth(1).context("no status")?.parse()?,
+            closes: field("connection:").is_some_and(|value| value == "close"),
+            body: String::from_utf8(body)?,
+        })
+    }
+
+    /// Waits for the end of the connection.
+    pub(crate) fn ended(mut self) -> Result<()> {
+        let mut rest = String::new();
+        self.answers.read_to_string(&mut rest)?;
+        ensure!(rest.is_empty(), "{rest}");
+        let status = self.child.wait()?;
+        ensure!(status.code() != Some(124), "it stayed open");
+        Ok(())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn tell<IO>(mut io: IO, peer: SocketAddr) -> std::io::Result<()>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(io.read_u8().await?);
+        }
+        let head = String::from_utf8_lossy(&head);
+        let authorization = head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        let authorization = authorization.map_or("nothing", |(_, value)| value);
+        let body = format!("{} {authorization}", peer.ip());
+        let length = body.len();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+        io.write_all(answer.as_bytes()).await?;
+    }
+}
+
+fn words(mut command: Command, text: &str) -> Command {
+    command.args(text.split(' '));
+    command
+}

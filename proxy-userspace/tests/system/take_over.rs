@@ -1,0 +1,279 @@
+//! Agents that come and go, and workloads that do not notice.
+
+use std::{fs, process::Command, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+use postern::{
+    datapath::unload,
+    node::{Node, NodeError},
+    state::{FailurePolicy, Scheme},
+    tls::Roots,
+};
+use testkit::{command::stdout_of, run_ok};
+
+use crate::{
+    rig::{CURL_REFUSED, Pod, policy},
+    support::{output, stderr, stdout},
+};
+
+const HOOKS: [&str; 5] = [
+    "connect4",
+    "connect6",
+    "flows",
+    "getpeername4",
+    "getpeername6",
+];
+
+/// Connections that are made one after the other, and how many of them.
+const DIALS: &str = "for n in $(seq 300); do \
+    test \"$(curl --silent --max-time 20 --noproxy '*' \"$1\")\" = \"$2\" || exit 1; done";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
+    let pod = Pod::new("replace")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let host = pod.host.to_string();
+    let granted = [pod.connector(1, Scheme::Http, port, "token")];
+    let expected = format!("{host} Bearer token");
+    let mut incumbent = pod.agent(&granted).await?;
+    ensure!(pod.attached()? == HOOKS);
+    let mut open = pod.open(port)?;
+    ensure!(open.get(&host)?.body == expected);
+    let mut dials = pod.command(DIALS, &[&pod.url(port), &expected]).spawn()?;
+
+    // Until it is told to go.
+    let first = tokio::spawn(async move {
+        let end = incumbent.keep_up().await;
+        (incumbent, end)
+    });
+    let mut newcomer = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+    let (mut incumbent, end) = first.await?;
+    ensure!(matches!(end, NodeError::Replaced), "{end}");
+    ensure!(matches!(
+        incumbent.withdraw(pod.cgroup.id()),
+        Err(NodeError::Replaced)
+    ));
+    let drained = tokio::spawn(incumbent.drain());
+    // The incumbent serves until the newcomer does.
+    ensure!(open.get(&host)?.body == expected);
+    ensure!(pod.seen(&[&pod.url(port)])? == expected);
+    pod.serve(&mut newcomer, &granted)?;
+    ensure!(pod.attached()? == HOOKS, "{:?}", pod.attached()?);
+
+    // Told to come again at some time, the client does not lose an answer until then.
+    let second = tokio::spawn(async move { newcomer.keep_up().await });
+    while !open.get(&host)?.closes {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    open.ended()?;
+    drained.await?;
+    let dialled = tokio::task::spawn_blocking(move || dials.wait()).await??;
+    ensure!(dialled.success(), "a connection failed during the change");
+    ensure!(pod.seen(&[&pod.url(port)])? == expected);
+    second.abort();
+    let _ = second.await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_crash_connectors_refuse_until_the_next_agent_serves() -> Result<()> {
+    let pod = Pod::new("crash")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let expected = format!("{} Bearer token", pod.host);
+    let granted = [pod.connector(1, Scheme::Http, port, "token")];
+    let agent = pod.agent(&granted).await?;
+    ensure!(pod.seen(&[&pod.url(port)])? == expected);
+    // As by a crash, but for its listeners nothing of it goes.
+    drop(agent);
+    ensure!(pod.attached()? == HOOKS);
+    while !refused_as_stale(&pod)? {
+        let refused = pod.curl(&[&pod.url(port)])?;
+        ensure!(refused.status.code() == Some(CURL_REFUSED), "{refused:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+
+    let mut next = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+    pod.serve(&mut next, &granted)?;
+    ensure!(pod.attached()? == HOOKS, "{:?}", pod.attached()?);
+    ensure!(pod.seen(&[&pod.url(port)])? == expected);
+    ensure!(next.stats()?.refused_stale > 0, "the counters go on");
+    Ok(())
+}
+
+/// Whether the kernel has refused a connection because nobody gives signs of life.
+fn refused_as_stale(pod: &Pod) -> Result<bool> {
+    let mut dump = Command::new("bpftool");
+    dump.args(["--json", "map", "dump", "pinned"])
+        .arg(pod.pins().join("abi1/STATS"));
+    let stats: serde_json::Value = serde_json::from_str(&stdout_of(dump)?)?;
+    let per_cpu = stats[0]["formatted"]["values"]
+        .as_array()
+        .context("no counters")?;
+    Ok(per_cpu
+        .iter()
+        .any(|cpu| cpu["value"]["refused_stale"].as_u64() > Some(0)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_redirected_stays_so_until_names_are_resolved_anew() -> Result<()> {
+    let pod = Pod::new("inherit")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let gone = pod.connector(1, Scheme::Http, port, "token");
+    drop(pod.agent(&[gone]).await?);
+    let mut next = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+    pod.serve(&mut next, &[])?;
+    // To the proxy, which passes it through: no Connector is granted any more.
+    let direct = format!("{} nothing", pod.address);
+    ensure!(pod.seen(&[&pod.url(port)])? == direct);
+    ensure!(next.stats()?.redirected == 1);
+    // A name that does not resolve may have been at any of the addresses.
+    let mut unknown = pod.connector(2, Scheme::Https, 443, "token");
+    let mut connector = Arc::try_unwrap(unknown.connector).expect("nobody else has it");
+    connector.address.host = "postern.invalid".into();
+    unknown.connector = Arc::new(connector);
+    next.set_policies(policy(&[unknown]), &Roots::none())?;
+    next.resolve().await?;
+    ensure!(pod.seen(&[&pod.url(port)])? == direct);
+    ensure!(next.stats()?.redirected == 2);
+    next.set_policies(policy(&[]), &Roots::none())?;
+    next.resolve().await?;
+    ensure!(pod.seen(&[&pod.url(port)])? == direct);
+    ensure!(next.stats()?.redirected == 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fail_open_connector_is_reached_directly_until_its_workload_is_served() -> Result<()> {
+    let pod = Pod::new("open")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let mut granted = pod.connector(1, Scheme::Http, port, "token");
+    let mut connector = Arc::try_unwrap(granted.connector).expect("nobody else has it");
+    connector.failure_policy = FailurePolicy::Open;
+    granted.connector = Arc::new(connector);
+    let granted = [granted];
+    let (direct, served) = (
+        format!("{} nothing", pod.address),
+        format!("{} Bearer token", pod.host),
+    );
+    let first = pod.agent(&granted).await?;
+    ensure!(pod.seen(&[&pod.url(port)])? == served);
+    // Without a successor.
+    first.drain().await;
+    ensure!(pod.seen(&[&pod.url(port)])? == direct);
+    let mut next = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+    next.resolve().await?;
+    ensure!(
+        pod.seen(&[&pod.url(port)])? == direct,
+        "nobody serves it yet"
+    );
+    pod.serve(&mut next, &granted)?;
+    ensure!(pod.seen(&[&pod.url(port)])? == served);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_that_gives_up_leaves_the_incumbent_in_charge() -> Result<()> {
+    let pod = Pod::new("give-up")?;
+    let mut incumbent = pod.agent(&[]).await?;
+    let before = owner(&pod)?;
+    let waiting = {
+        let (proxy, levels) = (pod.proxy()?, pod.cgroup.levels().to_vec());
+        let pins = pod.pins().to_path_buf();
+        tokio::spawn(async move { Node::take_over(proxy, &levels, &pins).await.map(drop) })
+    };
+    // The incumbent does not look meanwhile.
+    while owner(&pod)? == before {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    waiting.abort();
+    ensure!(waiting.await.is_err_and(|error| error.is_cancelled()));
+    ensure!(owner(&pod)? == before);
+    incumbent.resolve().await?;
+    incumbent.set_policies(policy(&[]), &Roots::none())?;
+    Ok(())
+}
+
+/// Who writes the maps, or wants to.
+fn owner(pod: &Pod) -> Result<String> {
+    let mut dump = Command::new("bpftool");
+    dump.args(["--json", "map", "dump", "pinned"])
+        .arg(pod.pins().join("abi1/CONFIG"));
+    let config: serde_json::Value = serde_json::from_str(&stdout_of(dump)?)?;
+    let owner = &config[0]["formatted"]["value"]["owner"];
+    ensure!(!owner.is_null(), "{config}");
+    Ok(owner.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_and_cgroups_that_are_gone_are_forgotten() -> Result<()> {
+    let (pod, other) = (Pod::new("stranger")?, Pod::new("stranger-too")?);
+    let mut first = pod.agent(&[]).await?;
+    other.enrol(&mut first)?;
+    first.attach(other.cgroup.directory())?;
+    ensure!(other.attached()? == HOOKS);
+    drop(first);
+    let next = pod.agent(&[]).await?;
+    ensure!(other.attached()?.is_empty(), "{:?}", other.attached()?);
+    ensure!(pod.attached()? == HOOKS);
+    ensure!(next.enrolled().collect::<Vec<_>>() == [pod.cgroup.id()]);
+    let mut dump = Command::new("bpftool");
+    dump.args(["--json", "map", "dump", "pinned"])
+        .arg(pod.pins().join("abi1/WORKLOADS"));
+    let workloads: serde_json::Value = serde_json::from_str(&stdout_of(dump)?)?;
+    ensure!(workloads.as_array().map(Vec::len) == Some(1), "{workloads}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unload_removes_everything_unless_an_agent_runs() -> Result<()> {
+    let pod = Pod::new("unload")?;
+    let agent = pod.agent(&[]).await?;
+    let run = || {
+        let mut unload = Command::new(env!("CARGO_BIN_EXE_postern"));
+        unload.args(["unload", "--pins"]).arg(pod.pins());
+        output(unload)
+    };
+    let refused = run()?;
+    ensure!(!refused.status.success() && stderr(&refused).contains("stop it first"));
+    ensure!(pod.attached()? == HOOKS);
+    drop(agent);
+    // What another version left goes as well.
+    fs::create_dir(pod.pins().join("abi0"))?;
+    let done = run()?;
+    ensure!(done.status.success(), "{done:?}");
+    ensure!(stdout(&done).contains("abi1: 5 links, 7 maps"), "{done:?}");
+    ensure!(pod.attached()?.is_empty());
+    ensure!(!pod.pins().exists());
+    ensure!(stdout(&run()?).contains("nothing is pinned"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn maps_of_another_layout_are_not_touched() -> Result<()> {
+    let pod = Pod::new("layout")?;
+    let directory = pod.pins().join("abi1");
+    fs::create_dir_all(&directory)?;
+    let mut create = Command::new("bpftool");
+    create.args(["map", "create"]).arg(directory.join("CONFIG"));
+    create.args(["type", "array", "key", "4", "value", "8", "entries", "1"]);
+    create.args(["name", "CONFIG"]);
+    run_ok(create)?;
+    let error = pod.agent(&[]).await.err().context("it started")?;
+    ensure!(
+        error.to_string().contains("CONFIG") && error.to_string().contains("postern unload"),
+        "{error}"
+    );
+    ensure!(unload(pod.pins())?.len() == 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn maps_are_pinned_on_a_bpf_file_system_or_not_at_all() -> Result<()> {
+    let pod = Pod::new("no-bpffs")?;
+    let elsewhere = testkit::TempDir::new("pins")?.join("postern");
+    let taken = Node::take_over(pod.proxy()?, pod.cgroup.levels(), &elsewhere).await;
+    let error = taken.err().context("it started")?.to_string();
+    ensure!(error.contains("mount -t bpf"), "{error}");
+    ensure!(!elsewhere.exists());
+    Ok(())
+}
