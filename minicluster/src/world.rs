@@ -20,7 +20,7 @@ use crate::wait;
 /// The registry's name, at port 443 of [`REGISTRY_ADDRESS`].
 pub const REGISTRY: &str = "registry.example.com";
 /// The registry's address, for documentation (RFC 5737).
-pub const REGISTRY_ADDRESS: &str = "192.0.2.10";
+pub(crate) const REGISTRY_ADDRESS: &str = "192.0.2.10";
 
 const NAMESPACE: &str = "postern-system";
 const SERVICE: &str = "postern-controller.postern-system.svc";
