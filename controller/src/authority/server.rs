@@ -15,6 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::time::sleep;
 use tracing::{info, warn};
+use zeroize::Zeroize as _;
 
 use super::Authority;
 use super::error::AuthorityError;
@@ -106,7 +107,7 @@ fn issue(
         whose: "the agents' listener",
         source,
     };
-    let key = KeyPair::generate().map_err(failed)?;
+    let mut key = KeyPair::generate().map_err(failed)?;
     let mut params = CertificateParams::new(names(&authority.namespace)).map_err(failed)?;
     params.distinguished_name = common_name(SERVICE);
     (params.not_before, params.not_after) = validity(SERVER_LIFE);
@@ -119,6 +120,7 @@ fn issue(
         .signed_by(&key, &authority.root.issuer)
         .map_err(failed)?;
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    key.zeroize();
     let key = CertifiedKey::from_der(vec![certificate.der().clone()], der, provider)?;
     Ok(Issued {
         key: Arc::new(key),

@@ -42,7 +42,10 @@ pub(super) async fn load_or_create(client: &Client, secret: &Key) -> Result<Root
         let why = match attempt {
             Ok(Ok(Some(root))) => return Ok(root),
             // Somebody else was faster; theirs is read.
-            Ok(Ok(None)) => continue,
+            Ok(Ok(None)) => {
+                sleep(FIRST_PAUSE).await;
+                continue;
+            }
             Ok(Err(Attempt::Never(error))) => return Err(error),
             Ok(Err(Attempt::Again(why))) => why,
             Err(_) => "the API server does not answer in time".to_owned(),

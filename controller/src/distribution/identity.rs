@@ -103,7 +103,7 @@ impl Authenticator {
         let status = answer
             .unwrap_or_else(|_| Err("it does not answer in time".to_owned()))
             .map_err(Refusal::Unanswered)?;
-        let node = self.judge(status)?;
+        let node = judge(status, &self.audience, &self.user)?;
         self.remember(hash, &node);
         Ok(node)
     }
@@ -138,32 +138,6 @@ impl Authenticator {
         answer.status.ok_or_else(unreadable)
     }
 
-    fn judge(&self, status: TokenReviewStatus) -> Result<String, Refusal> {
-        // An API server that knows nothing of audiences names none.
-        let is_for_us = status
-            .audiences
-            .is_some_and(|audiences| audiences.contains(&self.audience));
-        if status.authenticated != Some(true) || !is_for_us {
-            let audience = self.audience.clone();
-            return Err(Refusal::Invalid { audience });
-        }
-        let UserInfo {
-            username, extra, ..
-        } = status.user.unwrap_or_default();
-        let user = username.unwrap_or_default();
-        if user != self.user {
-            let expected = self.user.clone();
-            return Err(Refusal::OtherUser { user, expected });
-        }
-        let mut nodes = extra
-            .and_then(|mut extra| extra.remove(NODE_NAME))
-            .unwrap_or_default();
-        match nodes.pop() {
-            Some(node) if nodes.is_empty() && !node.is_empty() => Ok(node),
-            _ => Err(Refusal::NoNode),
-        }
-    }
-
     fn remembered(&self, hash: &TokenHash) -> Option<String> {
         let known = self.known();
         let reviewed = known.get(hash)?;
@@ -190,6 +164,31 @@ impl Authenticator {
     }
 }
 
+/// The node in the answer to a review.
+fn judge(status: TokenReviewStatus, audience: &str, expected: &str) -> Result<String, Refusal> {
+    // An API server that knows nothing of audiences names none.
+    let audiences = status.audiences.unwrap_or_default();
+    if status.authenticated != Some(true) || !audiences.iter().any(|it| it == audience) {
+        let audience = audience.to_owned();
+        return Err(Refusal::Invalid { audience });
+    }
+    let UserInfo {
+        username, extra, ..
+    } = status.user.unwrap_or_default();
+    let user = username.unwrap_or_default();
+    if user != expected {
+        let expected = expected.to_owned();
+        return Err(Refusal::OtherUser { user, expected });
+    }
+    let mut nodes = extra
+        .and_then(|mut extra| extra.remove(NODE_NAME))
+        .unwrap_or_default();
+    match nodes.pop() {
+        Some(node) if nodes.is_empty() && !node.is_empty() => Ok(node),
+        _ => Err(Refusal::NoNode),
+    }
+}
+
 /// The token of a call (RFC 6750, section 2.1).
 fn bearer(metadata: &MetadataMap) -> Option<&str> {
     let mut values = metadata.get_all("authorization").iter();
@@ -210,7 +209,44 @@ fn hash(token: &str) -> TokenHash {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+
+    fn judged(change: impl FnOnce(&mut Value)) -> Result<String, Refusal> {
+        let mut status = json!({
+            "authenticated": true,
+            "audiences": ["us"],
+            "user": {"username": "agent", "extra": {NODE_NAME: ["node-1"]}},
+        });
+        change(&mut status);
+        judge(
+            serde_json::from_value(status).expect("a status"),
+            "us",
+            "agent",
+        )
+    }
+
+    #[test]
+    fn only_a_whole_answer_names_a_node() {
+        assert_eq!(judged(|_| ()).as_deref(), Ok("node-1"));
+        for (pointer, value) in [
+            ("/authenticated", json!(false)),
+            ("/authenticated", Value::Null),
+            ("/audiences", Value::Null),
+            ("/audiences", json!([])),
+            ("/audiences", json!(["others"])),
+        ] {
+            let refused = judged(|status| *status.pointer_mut(pointer).expect("there") = value);
+            assert!(matches!(refused, Err(Refusal::Invalid { .. })), "{pointer}");
+        }
+        let other = judged(|status| status["user"]["username"] = json!("agents"));
+        assert!(matches!(other, Err(Refusal::OtherUser { .. })));
+        for nodes in [json!([]), json!([""]), json!(["node-1", "node-2"])] {
+            let refused = judged(|status| status["user"]["extra"][NODE_NAME] = nodes);
+            assert_eq!(refused, Err(Refusal::NoNode));
+        }
+    }
 
     #[test]
     fn a_token_is_one_bearer_value() {

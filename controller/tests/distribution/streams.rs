@@ -49,10 +49,16 @@ async fn a_stream_begins_with_the_whole_state_and_goes_on_with_changes() {
 async fn a_slow_agent_gets_the_newest_state_and_none_in_between() {
     let world = World::new().await;
     let controller = world.controller().await;
-    let mut stream = Stream::subscribed(&mut controller.agent(&world)).await;
+    let mut client = controller.agent(&world);
+    let mut stream = Stream::subscribed(&mut client).await;
     assert_eq!(stream.next().await.version, 1);
-    world.rotate("second password", "2");
-    world.rotate("third password", "3");
+    let mut other = Stream::subscribed(&mut client).await;
+    other.take().await;
+    for (version, password_now) in [("2", "second password"), ("3", "third password")] {
+        world.rotate(password_now, version);
+        // An agent that is not slow has it each time.
+        assert_eq!(password(&other.take().await), Some(password_now));
+    }
     // Not acknowledged, it comes when the time is over.
     let late = stream.take().await;
     assert_eq!((late.version, password(&late)), (2, Some("third password")));
