@@ -73,7 +73,7 @@ pub const DRAIN_BYTES: usize = 16 * 1024 * 1024;
 /// How long that may take.
 pub const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// Longest pause before the controller is tried again.
-pub const RECONNECT: Duration = Duration::from_secs(10);
+pub const RECONNECT: Duration = Duration::from_secs(5);
 /// How long the controller may take to open a stream.
 pub const SUBSCRIBE: Duration = Duration::from_secs(10);
 /// How long it may take to sign the node's authority.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use minicluster::pods::Trust;
-use minicluster::wait;
+use minicluster::{World, wait};
 
 use crate::{PING, PUSH_AND_PULL, TEAM, add_team, succeeded, world_with_team};
 
@@ -18,11 +18,7 @@ async fn agents_serve_while_the_controller_is_away() -> Result<()> {
     .await?;
 
     world.controller.take().context("no controller")?.kill()?;
-    wait::until("an agent that notices", async || {
-        let status = world.agent_status()?;
-        Ok((status["connected"] == false).then_some(()))
-    })
-    .await?;
+    connected(&world, false).await?;
     let pod = world.exec(TEAM, "client", PUSH_AND_PULL).await?;
     succeeded(&pod, "pulled")?;
 
@@ -30,10 +26,19 @@ async fn agents_serve_while_the_controller_is_away() -> Result<()> {
     add_team(&world, "team-c")?;
     world.start_controller().await?;
     world.condition("team-c", "Ready", "True").await?;
+    connected(&world, true).await?;
     let pod = world
         .run_pod("team-c", "client", Trust::Postern, PUSH_AND_PULL)
         .await?;
     succeeded(&pod, "pulled")?;
     let pod = world.exec(TEAM, "client", PUSH_AND_PULL).await?;
     succeeded(&pod, "pulled")
+}
+
+async fn connected(world: &World, expected: bool) -> Result<()> {
+    wait::until("an agent that notices", async || {
+        let status = world.agent_status()?;
+        Ok((status["connected"] == expected).then_some(()))
+    })
+    .await
 }
