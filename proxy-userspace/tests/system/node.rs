@@ -11,7 +11,7 @@ use postern::{
 };
 
 use crate::{
-    rig::{CURL_REFUSED, POLICY, Pod, policy},
+    rig::{CURL_REFUSED, POLICY, Pod, policy, settled},
     support::{output, stdout},
 };
 
@@ -169,15 +169,4 @@ fn entries(pod: &Pod, map: &str) -> Result<usize> {
         .arg(pod.pins().join("abi1").join(map));
     let entries: serde_json::Value = serde_json::from_str(&stdout(&output(dump)?))?;
     Ok(entries.as_array().map_or(0, Vec::len))
-}
-
-/// Waits until something holds that other threads bring about.
-async fn settled(mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    for _ in 0..1000 {
-        if holds()? {
-            return Ok(());
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    anyhow::bail!("it never came to that")
 }

@@ -4,16 +4,17 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
+    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use postern::{
     datapath::unload,
@@ -32,6 +33,7 @@ use testkit::{Pki, Sandbox, SandboxOptions, run_ok};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
+    time::sleep,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -62,7 +64,7 @@ impl Pod {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let sandbox = Sandbox::new(&SandboxOptions::default())?;
-        let (host, pod) = (format!("100.127.{n}.1"), format!("100.127.{n}.2"));
+        let (host, pod) = addresses(std::process::id(), n);
         let link = format!("pt{}-{n}", std::process::id());
         let pid = sandbox.pid().to_string();
         run_ok(words(
@@ -87,8 +89,8 @@ impl Pod {
         Ok(Self {
             cgroup: Cgroup::create(&unique, Path::new("/run/postern-test-cgroups"))?,
             sandbox,
-            address: pod.parse()?,
-            host: host.parse()?,
+            address: pod.into(),
+            host: host.into(),
             pins: Path::new("/sys/fs/bpf").join(unique),
             pki: Pki::new()?,
         })
@@ -235,8 +237,16 @@ impl Pod {
         })
     }
 
+    /// Waits until exactly these programs are attached to the pod's cgroup. The kernel
+    /// releases a link some time after its last name is gone.
+    pub(crate) async fn attaches(&self, hooks: &[&str]) -> Result<()> {
+        settled(|| Ok(self.attached()? == hooks))
+            .await
+            .with_context(|| format!("attached: {:?}", self.attached()))
+    }
+
     /// Programs attached to the pod's cgroup, by hook.
-    pub(crate) fn attached(&self) -> Result<Vec<String>> {
+    fn attached(&self) -> Result<Vec<String>> {
         let mut list = Command::new("bpftool");
         list.args(["--json", "cgroup", "list"])
             .arg(self.cgroup.path());
@@ -271,6 +281,26 @@ impl Pod {
             .filter(|target| *target == namespace)
             .count())
     }
+}
+
+/// The programs that are attached once all are, in alphabetical order.
+pub(crate) const HOOKS: [&str; 5] = [
+    "connect4",
+    "connect6",
+    "flows",
+    "getpeername4",
+    "getpeername6",
+];
+
+/// Waits until something holds that other threads bring about.
+pub(crate) async fn settled(mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    for _ in 0..1000 {
+        if holds()? {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    bail!("it never came to that")
 }
 
 impl Drop for Pod {
@@ -358,6 +388,17 @@ where
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
         io.write_all(answer.as_bytes()).await?;
     }
+}
+
+/// The ends of a link, in a network of four addresses that no other process uses: a part of
+/// 100.64.0.0/10 (RFC 6598).
+fn addresses(pid: u32, n: u8) -> (Ipv4Addr, Ipv4Addr) {
+    let network = (pid % 16_384) << 6 | u32::from(n % 64);
+    let network = Ipv4Addr::new(100, 64, 0, 0).to_bits() | network << 2;
+    (
+        Ipv4Addr::from_bits(network + 1),
+        Ipv4Addr::from_bits(network + 2),
+    )
 }
 
 fn words(mut command: Command, text: &str) -> Command {

@@ -12,17 +12,9 @@ use postern::{
 use testkit::{command::stdout_of, run_ok};
 
 use crate::{
-    rig::{CURL_REFUSED, Pod, policy},
+    rig::{CURL_REFUSED, HOOKS, Pod, policy},
     support::{output, stderr, stdout},
 };
-
-const HOOKS: [&str; 5] = [
-    "connect4",
-    "connect6",
-    "flows",
-    "getpeername4",
-    "getpeername6",
-];
 
 /// Connections that are made one after the other, and how many of them.
 const DIALS: &str = "for n in $(seq 300); do \
@@ -36,7 +28,7 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
     let granted = [pod.connector(1, Scheme::Http, port, "token")];
     let expected = format!("{host} Bearer token");
     let mut incumbent = pod.agent(&granted).await?;
-    ensure!(pod.attached()? == HOOKS);
+    pod.attaches(&HOOKS).await?;
     let mut open = pod.open(port)?;
     ensure!(open.get(&host)?.body == expected);
     let mut dials = pod.command(DIALS, &[&pod.url(port), &expected]).spawn()?;
@@ -58,7 +50,7 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
     ensure!(open.get(&host)?.body == expected);
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
     pod.serve(&mut newcomer, &granted)?;
-    ensure!(pod.attached()? == HOOKS, "{:?}", pod.attached()?);
+    pod.attaches(&HOOKS).await?;
 
     // Told to come again at some time, the client does not lose an answer until then.
     let second = tokio::spawn(async move { newcomer.keep_up().await });
@@ -85,7 +77,7 @@ async fn after_a_crash_connectors_refuse_until_the_next_agent_serves() -> Result
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
     // As by a crash, but for its listeners nothing of it goes.
     drop(agent);
-    ensure!(pod.attached()? == HOOKS);
+    pod.attaches(&HOOKS).await?;
     while !refused_as_stale(&pod)? {
         let refused = pod.curl(&[&pod.url(port)])?;
         ensure!(refused.status.code() == Some(CURL_REFUSED), "{refused:?}");
@@ -94,7 +86,7 @@ async fn after_a_crash_connectors_refuse_until_the_next_agent_serves() -> Result
 
     let mut next = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
     pod.serve(&mut next, &granted)?;
-    ensure!(pod.attached()? == HOOKS, "{:?}", pod.attached()?);
+    pod.attaches(&HOOKS).await?;
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
     ensure!(next.stats()?.refused_stale > 0, "the counters go on");
     Ok(())
@@ -210,11 +202,11 @@ async fn strangers_and_cgroups_that_are_gone_are_forgotten() -> Result<()> {
     let mut first = pod.agent(&[]).await?;
     other.enrol(&mut first)?;
     first.attach(other.cgroup.directory())?;
-    ensure!(other.attached()? == HOOKS);
+    other.attaches(&HOOKS).await?;
     drop(first);
     let next = pod.agent(&[]).await?;
-    ensure!(other.attached()?.is_empty(), "{:?}", other.attached()?);
-    ensure!(pod.attached()? == HOOKS);
+    other.attaches(&[]).await?;
+    pod.attaches(&HOOKS).await?;
     ensure!(next.enrolled().collect::<Vec<_>>() == [pod.cgroup.id()]);
     let mut dump = Command::new("bpftool");
     dump.args(["--json", "map", "dump", "pinned"])
@@ -235,14 +227,14 @@ async fn unload_removes_everything_unless_an_agent_runs() -> Result<()> {
     };
     let refused = run()?;
     ensure!(!refused.status.success() && stderr(&refused).contains("stop it first"));
-    ensure!(pod.attached()? == HOOKS);
+    pod.attaches(&HOOKS).await?;
     drop(agent);
     // What another version left goes as well.
     fs::create_dir(pod.pins().join("abi0"))?;
     let done = run()?;
     ensure!(done.status.success(), "{done:?}");
     ensure!(stdout(&done).contains("abi1: 5 links, 7 maps"), "{done:?}");
-    ensure!(pod.attached()?.is_empty());
+    pod.attaches(&[]).await?;
     ensure!(!pod.pins().exists());
     ensure!(stdout(&run()?).contains("nothing is pinned"));
     Ok(())
