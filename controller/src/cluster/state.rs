@@ -133,7 +133,7 @@ impl State {
             Event::Init => self.connectors.begin(),
             Event::InitApply((key, Some(object))) | Event::Apply((key, Some(object))) => {
                 self.connectors.apply(key.clone(), ());
-                self.upsert_connector(key, *object, now);
+                self.upsert_connector(&key, *object, now);
             }
             Event::InitApply((key, None)) | Event::Apply((key, None)) | Event::Delete((key, _)) => {
                 self.connectors.remove(&key);
@@ -147,7 +147,7 @@ impl State {
         }
     }
 
-    fn upsert_connector(&mut self, key: Key, object: api::Connector, now: &str) {
+    fn upsert_connector(&mut self, key: &Key, object: api::Connector, now: &str) {
         let names = References::of(&object);
         let secrets: Vec<Key> = [names.secret, names.ca_secret]
             .into_iter()
@@ -162,9 +162,9 @@ impl State {
             }
         }
         let effects = self.model.upsert_connector(object, now);
-        if !effects.statuses.contains_key(&key) {
+        if !effects.statuses.contains_key(key) {
             // It says what it should, or what it should say is not known yet.
-            self.forget_write(&key);
+            self.forget_write(key);
         }
         self.follow(effects);
         for secret in secrets {
@@ -521,7 +521,7 @@ impl State {
         for node in std::mem::take(&mut self.dirty) {
             let (state, open) = self.model.evaluate(&node);
             for review in open {
-                self.queue.push(Job::Ask(review), Urgency::Urgent);
+                self.queue.ensure(Job::Ask(review), Urgency::Urgent);
             }
             let state = Arc::new(state);
             match &mut self.withheld {
@@ -529,7 +529,8 @@ impl State {
                 None => nodes.publish(&node, state),
             }
         }
-        if self.is_settled()
+        if self.withheld.is_some()
+            && self.is_settled()
             && let Some(withheld) = self.withheld.take()
         {
             for (node, state) in withheld {
@@ -586,3 +587,6 @@ impl Write {
         self.uid == other.uid && timeless(&self.status) == timeless(&other.status)
     }
 }
+
+#[cfg(test)]
+mod tests;
