@@ -1,6 +1,8 @@
 use connectors::condition::ConditionStatus::{self, False, True};
 
+use super::super::failure::Failure;
 use super::*;
+use crate::model::HeldSecret;
 use crate::testing::{basic, login, manifest, sound};
 
 const NOW: &str = "2026-01-01T00:00:00Z";
