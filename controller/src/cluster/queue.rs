@@ -80,6 +80,13 @@ impl Queue {
         }
     }
 
+    /// Asks for a job, unless it is under way: that will do.
+    pub(super) fn ensure(&mut self, job: Job, urgency: Urgency) {
+        if !self.running.contains_key(&job) {
+            self.push(job, urgency);
+        }
+    }
+
     /// The next job; it is under way until [`Self::finish`] or [`Self::fail`].
     pub(super) fn pop(&mut self) -> Option<Job> {
         loop {
@@ -216,6 +223,16 @@ mod tests {
         assert_eq!(queue.pop(), None);
         queue.finish(&job("a"));
         assert_eq!(queue.pop(), Some(job("a")));
+        queue.finish(&job("a"));
+        assert_eq!(queue.pop(), None);
+    }
+
+    #[test]
+    fn a_job_under_way_will_do_for_those_who_want_no_more() {
+        let mut queue = Queue::default();
+        queue.ensure(job("a"), Normal);
+        assert_eq!(queue.pop(), Some(job("a")));
+        queue.ensure(job("a"), Urgent);
         queue.finish(&job("a"));
         assert_eq!(queue.pop(), None);
     }

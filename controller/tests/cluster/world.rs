@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use crate::objects;
 
 /// How long a test waits for what has to come.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 pub(crate) const TOKEN: &str = "token-of-the-controller";
 const ADMIN: &str = "token-of-the-administrator";
 const USER: &str = "system:serviceaccount:postern-system:postern-controller";
@@ -304,18 +304,15 @@ impl Agent {
                 }
             }
         };
-        let state = tokio::time::timeout(LIMIT, awaited).await;
-        match state {
-            Ok(state) => state,
-            Err(_) => {
-                let state = self.state().map(|it| {
-                    let pods: Vec<String> = it.workloads.iter().map(|it| it.name.clone()).collect();
-                    let usable: Vec<String> = usable(&it).into_iter().map(str::to_owned).collect();
-                    (it.connectors.len(), usable, pods)
-                });
-                panic!("{what}: {state:?}")
-            }
+        if let Ok(state) = tokio::time::timeout(LIMIT, awaited).await {
+            return state;
         }
+        let state = self.state().map(|it| {
+            let pods: Vec<String> = it.workloads.iter().map(|it| it.name.clone()).collect();
+            let usable: Vec<String> = usable(&it).into_iter().map(str::to_owned).collect();
+            (it.connectors.len(), usable, pods)
+        });
+        panic!("{what}: {state:?}");
     }
 
     /// Waits until the node has these usable Connectors.

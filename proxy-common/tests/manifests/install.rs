@@ -228,6 +228,36 @@ fn the_controller_writes_only_what_it_decided() {
 }
 
 #[test]
+fn the_controller_watches_what_decides_over_grants() {
+    let role = files::object("ClusterRole", "postern-controller");
+    let rules = role["rules"].as_array().expect("rules");
+    for (group, resource) in [
+        ("connectors.postern.dev", "connectors"),
+        ("connectors.postern.dev", "connectorclasses"),
+        ("", "secrets"),
+        ("", "pods"),
+        ("rbac.authorization.k8s.io", "roles"),
+        ("rbac.authorization.k8s.io", "rolebindings"),
+        ("rbac.authorization.k8s.io", "clusterroles"),
+        ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ] {
+        let has = |list: &Value, wanted: &str| {
+            let list = list.as_array().into_iter().flatten();
+            list.into_iter().any(|it| it == wanted)
+        };
+        for verb in ["list", "watch"] {
+            let allows = |rule: &Value| {
+                has(&rule["apiGroups"], group)
+                    && has(&rule["resources"], resource)
+                    && has(&rule["verbs"], verb)
+                    && rule["resourceNames"].is_null()
+            };
+            assert!(rules.iter().any(allows), "{verb} {resource}");
+        }
+    }
+}
+
+#[test]
 fn using_a_connector_is_a_right_of_its_own() {
     let role = read::<ClusterRole>(&files::object("ClusterRole", "postern-connector-user"));
     let labels = role.metadata.labels.unwrap_or_default();

@@ -1,57 +1,29 @@
 //! What the loop decides: from changes and answers to requests, and to states of nodes.
 //! Without input, output or a clock.
 
+#[cfg(test)]
+mod tests;
+mod traffic;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use connectors::cluster::References;
 use kube::runtime::watcher::Event;
 use proxy_common::api::{self, ConnectorStatus};
 
 use super::change::{Change, RoleKey, RoleKind, Version};
-use super::failure::Failure;
 use super::queue::{Job, Queue, Urgency};
 use super::relist::Relist;
 use crate::grants::{Pod, Review};
-use crate::model::{Effects, HeldSecret, Key, Model};
+use crate::model::{Effects, Key, Model};
 use crate::nodes::Nodes;
 use crate::snapshot::{NoRandomness, NodeState};
 
+pub(super) use traffic::{Answer, Call, Retry};
+
 /// How often a review may fail before nodes are told what there is without it.
 const PATIENCE: u32 = 5;
-
-/// A request to the API server.
-#[derive(Debug)]
-pub(super) enum Call {
-    /// Read a Secret.
-    Fetch(Key),
-    /// Ask a review.
-    Ask(Review),
-    /// Write the status of the Connector with this uid.
-    Write(Key, String, ConnectorStatus),
-}
-
-/// What came of a request.
-#[derive(Debug)]
-pub(super) enum Answer {
-    /// A Secret; `None` if there is none.
-    Fetched(Key, Result<Option<HeldSecret>, Failure>),
-    /// Of a review.
-    Asked(Review, Result<bool, Failure>),
-    /// Of a status.
-    Written(Key, Result<(), Failure>),
-}
-
-/// A job to do again later.
-#[derive(Debug, PartialEq)]
-pub(super) struct Retry {
-    pub(super) job: Job,
-    pub(super) after: Duration,
-    /// How often it failed, and why.
-    pub(super) failures: u32,
-    pub(super) failure: Failure,
-}
 
 /// A status on its way to the API server.
 #[derive(Debug)]
@@ -138,7 +110,7 @@ impl State {
             Event::Init => self.connectors.begin(),
             Event::InitApply((key, Some(object))) | Event::Apply((key, Some(object))) => {
                 self.connectors.apply(key.clone(), ());
-                self.upsert_connector(key, *object, now);
+                self.upsert_connector(&key, *object, now);
             }
             Event::InitApply((key, None)) | Event::Apply((key, None)) | Event::Delete((key, _)) => {
                 self.connectors.remove(&key);
@@ -152,7 +124,7 @@ impl State {
         }
     }
 
-    fn upsert_connector(&mut self, key: Key, object: api::Connector, now: &str) {
+    fn upsert_connector(&mut self, key: &Key, object: api::Connector, now: &str) {
         let names = References::of(&object);
         let secrets: Vec<Key> = [names.secret, names.ca_secret]
             .into_iter()
@@ -167,9 +139,9 @@ impl State {
             }
         }
         let effects = self.model.upsert_connector(object, now);
-        if !effects.statuses.contains_key(&key) {
+        if !effects.statuses.contains_key(key) {
             // It says what it should, or what it should say is not known yet.
-            self.forget_write(&key);
+            self.forget_write(key);
         }
         self.follow(effects);
         for secret in secrets {
@@ -346,148 +318,6 @@ impl State {
         }
     }
 
-    /// The next request to send; it is under way until its [`Answer`].
-    pub(super) fn next_call(&mut self) -> Option<Call> {
-        if !self.is_filled() {
-            return None;
-        }
-        while let Some(job) = self.queue.pop() {
-            let call = match &job {
-                Job::Fetch(key) => self.fetch(key),
-                Job::Ask(review) => Some(Call::Ask(review.clone())),
-                Job::Write(key) => self.writes.get_mut(key).map(|write| {
-                    write.sent = true;
-                    Call::Write(key.clone(), write.uid.clone(), write.status.clone())
-                }),
-            };
-            if call.is_some() {
-                return call;
-            }
-            // It is not needed any more.
-            self.queue.finish(&job);
-        }
-        None
-    }
-
-    fn fetch(&mut self, key: &Key) -> Option<Call> {
-        let version = self.secrets.get(key)?;
-        let held = self.model.secret_version(key);
-        let is_held = held.is_some_and(|it| version.is(it.uid, it.resource_version));
-        if is_held || !self.model.wants_secret(key) {
-            return None;
-        }
-        self.fetching.insert(key.clone(), version.clone());
-        Some(Call::Fetch(key.clone()))
-    }
-
-    /// Whether there may be a next request.
-    pub(super) fn has_calls(&self) -> bool {
-        self.is_filled() && !self.queue.is_empty()
-    }
-
-    /// How many requests are under way.
-    pub(super) fn under_way(&self) -> usize {
-        self.queue.running()
-    }
-
-    /// Takes over what came of a request.
-    pub(super) fn answer(&mut self, answer: Answer, now: &str) -> Option<Retry> {
-        match answer {
-            Answer::Fetched(key, Ok(secret)) => {
-                self.queue.finish(&Job::Fetch(key.clone()));
-                self.fetched(key, secret, now);
-                None
-            }
-            Answer::Fetched(key, Err(failure)) => {
-                self.fetching.remove(&key);
-                let wanted = self.model.wants_secret(&key) && self.secrets.get(&key).is_some();
-                self.failed(Job::Fetch(key), Urgency::Urgent, failure, wanted)
-            }
-            Answer::Asked(review, Ok(allowed)) => {
-                self.queue.finish(&Job::Ask(review.clone()));
-                let effects = self.model.answer(review, allowed);
-                self.follow(effects);
-                None
-            }
-            Answer::Asked(review, Err(failure)) => {
-                let wanted = self.model.needs_review(&review);
-                let urgency = if self.model.has_answer(&review) {
-                    Urgency::Normal
-                } else {
-                    Urgency::Urgent
-                };
-                self.failed(Job::Ask(review), urgency, failure, wanted)
-            }
-            Answer::Written(key, Ok(())) => {
-                self.queue.finish(&Job::Write(key.clone()));
-                if self.writes.get(&key).is_some_and(|write| write.sent) {
-                    self.writes.remove(&key);
-                }
-                None
-            }
-            Answer::Written(key, Err(failure)) => {
-                let uid = self.model.connector_uid(&key);
-                // An object that is gone needs none, and its successor gets one of its own.
-                let wanted = failure != Failure::NotFound
-                    && self
-                        .writes
-                        .get(&key)
-                        .is_some_and(|it| Some(&*it.uid) == uid);
-                if !wanted {
-                    self.writes.remove(&key);
-                }
-                self.failed(Job::Write(key), Urgency::Normal, failure, wanted)
-            }
-        }
-    }
-
-    fn fetched(&mut self, key: Key, secret: Option<HeldSecret>, now: &str) {
-        let asked = self.fetching.remove(&key);
-        let Some(secret) = secret else {
-            // The watch will show whether there is another one.
-            let effects = self.model.remove_secret(&key, now);
-            return self.follow(effects);
-        };
-        let Some(version) = self.secrets.get(&key) else {
-            return;
-        };
-        let is_newest = version.is(&secret.uid, &secret.resource_version);
-        // What the answer shows may be ahead of the watch, which will come to it.
-        let changed_meanwhile = !is_newest && asked.as_ref() != Some(version);
-        if is_newest || secret.uid == version.uid || !changed_meanwhile {
-            let effects = self.model.upsert_secret(key.clone(), secret, now);
-            self.follow(effects);
-        }
-        if changed_meanwhile && self.model.wants_secret(&key) {
-            self.queue.push(Job::Fetch(key), Urgency::Urgent);
-        }
-    }
-
-    fn failed(
-        &mut self,
-        job: Job,
-        urgency: Urgency,
-        failure: Failure,
-        wanted: bool,
-    ) -> Option<Retry> {
-        if !wanted {
-            self.queue.finish(&job);
-            return None;
-        }
-        let (failures, after) = self.queue.fail(&job, urgency);
-        Some(Retry {
-            job,
-            after,
-            failures,
-            failure,
-        })
-    }
-
-    /// The time of a [`Retry`] has come.
-    pub(super) fn retry(&mut self, job: Job) {
-        self.queue.retry(job);
-    }
-
     fn forget_write(&mut self, key: &Key) {
         self.writes.remove(key);
         self.queue.cancel(&Job::Write(key.clone()));
@@ -526,7 +356,7 @@ impl State {
         for node in std::mem::take(&mut self.dirty) {
             let (state, open) = self.model.evaluate(&node);
             for review in open {
-                self.queue.push(Job::Ask(review), Urgency::Urgent);
+                self.queue.ensure(Job::Ask(review), Urgency::Urgent);
             }
             let state = Arc::new(state);
             match &mut self.withheld {
@@ -534,7 +364,8 @@ impl State {
                 None => nodes.publish(&node, state),
             }
         }
-        if self.is_settled()
+        if self.withheld.is_some()
+            && self.is_settled()
             && let Some(withheld) = self.withheld.take()
         {
             for (node, state) in withheld {
