@@ -79,7 +79,10 @@ fn objects(world: &World, needles: &[Needle]) -> Result<usize> {
             ensure!(found.is_none(), "{found:?} is in {kind} {name}");
         }
     }
-    ensure!(held, "the search is broken: it does not find what is in the Secret");
+    ensure!(
+        held,
+        "the search is broken: it does not find what is in the Secret"
+    );
     Ok(count)
 }
 
@@ -101,7 +104,10 @@ fn processes(world: &World, needles: &[Needle]) -> Result<usize> {
             words += texts.len();
             for text in texts {
                 let found = find(text.as_bytes(), needles);
-                ensure!(found.is_none(), "{found:?} is in the {place} of process {pid}");
+                ensure!(
+                    found.is_none(),
+                    "{found:?} is in the {place} of process {pid}"
+                );
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::world::{REGISTRY, REGISTRY_ADDRESS, World};
 /// Whom the programs of a pod trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Postern: the ConfigMap that the controller keeps in the pod's namespace.
+    /// Postern: the `ConfigMap` that the controller keeps in the pod's namespace.
     Postern,
     /// The registry's own authority.
     Registry,
@@ -26,13 +26,7 @@ pub struct Outcome {
 
 impl World {
     /// Makes a pod that runs a shell script and never restarts.
-    pub fn start_pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        trust: Trust,
-        script: &str,
-    ) -> Result<()> {
+    pub fn start_pod(&self, namespace: &str, name: &str, trust: Trust, script: &str) -> Result<()> {
         let pod = self.pod(namespace, name, trust, script);
         self.apply(&pod.to_string())
     }

@@ -8,9 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use fake_apiserver::{Handle, Identity, Options, Server, Token};
 use mininode::{Image, Kubelet, Node};
 use serde_json::Value;
-use testkit::{
-    Pki, Registry, RegistryAuth, RegistryOptions, SandboxOptions, TempDir, oci,
-};
+use testkit::{Pki, Registry, RegistryAuth, RegistryOptions, SandboxOptions, TempDir, oci};
 
 use crate::kubectl::{self, Kubectl};
 use crate::postern::Process;
@@ -194,7 +192,9 @@ impl World {
             let object = self
                 .handle()
                 .object("v1", "configmaps", NAMESPACE, "postern-ca");
-            let text = object.ok().and_then(|it| it["data"]["ca.crt"].as_str().map(str::to_owned));
+            let text = object
+                .ok()
+                .and_then(|it| it["data"]["ca.crt"].as_str().map(str::to_owned));
             Ok(text)
         })
         .await?;

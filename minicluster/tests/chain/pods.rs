@@ -65,18 +65,31 @@ async fn a_process_of_the_host_in_a_pods_namespace_is_not_the_pod() -> Result<()
     // It goes to the registry itself, which asks who is there.
     let ca = world.pki.ca().display().to_string();
     let url = format!("https://{REGISTRY}/v2/_catalog");
-    let code = ["--silent", "--output", "/dev/null", "--write-out", "%{http_code}"];
+    let code = [
+        "--silent",
+        "--output",
+        "/dev/null",
+        "--write-out",
+        "%{http_code}",
+    ];
     let output = inside("curl", &[&code[..], &["--cacert", &ca, &url]].concat())?;
     let answer = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(answer == "401", "{output:?}");
 
     // The listener is no way in either.
     for port in listeners(pid)? {
-        let output = inside("curl", &["--silent", &format!("http://127.0.0.1:{port}/v2/")])?;
+        let output = inside(
+            "curl",
+            &["--silent", &format!("http://127.0.0.1:{port}/v2/")],
+        )?;
         ensure!(!output.status.success(), "{output:?}");
     }
     let agent = world.agent.as_ref().context("no agent")?;
-    ensure!(agent.log().contains("reset a connection"), "{}", agent.log());
+    ensure!(
+        agent.log().contains("reset a connection"),
+        "{}",
+        agent.log()
+    );
     Ok(())
 }
 

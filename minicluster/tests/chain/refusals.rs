@@ -15,7 +15,9 @@ async fn a_class_that_is_missing_is_named_and_waited_for() -> Result<()> {
     world.start_controller().await?;
     world.start_agent().await?;
     add_team(&world, TEAM)?;
-    let missing = world.condition(TEAM, "ConnectorClassReady", "False").await?;
+    let missing = world
+        .condition(TEAM, "ConnectorClassReady", "False")
+        .await?;
     let message = missing["message"].as_str().unwrap_or_default();
     ensure!(message.contains("oci"), "{missing}");
     world.condition(TEAM, "Ready", "False").await?;
@@ -44,8 +46,16 @@ async fn an_agent_that_is_not_who_it_says_gets_nothing() -> Result<()> {
     );
     world.handle().add_token("token-of-another-node", other);
     let cases = [
-        ("a-token-that-somebody-made-up", world.node.name(), "Unauthenticated"),
-        ("token-of-another-node", world.node.name(), "PermissionDenied"),
+        (
+            "a-token-that-somebody-made-up",
+            world.node.name(),
+            "Unauthenticated",
+        ),
+        (
+            "token-of-another-node",
+            world.node.name(),
+            "PermissionDenied",
+        ),
     ];
     for (token, node, code) in cases {
         let mut agent = world.spawn_agent(token, node)?;

@@ -100,9 +100,9 @@ async fn what_is_encrypted_or_passed_through_leaves_from_the_pods_network() -> R
         // Its clients speak something else than it says.
         pod.connector(2, Scheme::Https, plain, "token"),
     ];
-    let proxy = pod.proxy()?;
+    let (proxy, root_pem) = pod.proxy_with_root()?;
     let ca = testkit::TempDir::new("ca")?;
-    let ca = ca.write("ca.pem", proxy.interceptor.root_pem())?;
+    let ca = ca.write("ca.pem", root_pem)?;
     let mut node = Node::start(proxy, pod.cgroup.levels())?;
     pod.serve(&mut node, &granted)?;
 

@@ -102,13 +102,21 @@ impl Pod {
     }
 
     pub(crate) fn proxy(&self) -> Result<Arc<Proxy>> {
-        let authority = Authority::new(&[self.host.to_string()])?;
-        Ok(Arc::new(Proxy {
+        self.proxy_with_root().map(|(proxy, _)| proxy)
+    }
+
+    /// The same, and the root that its clients have to trust, in PEM.
+    pub(crate) fn proxy_with_root(&self) -> Result<(Arc<Proxy>, String)> {
+        let (authority, root_pem) = Authority::with_root(&[self.host.to_string()])?;
+        let interceptor = Interceptor::new()?;
+        interceptor.set_authority(authority);
+        let proxy = Arc::new(Proxy {
             policies: ArcSwap::default(),
-            interceptor: Interceptor::new(authority)?,
+            interceptor,
             resolver: Arc::default(),
             counters: Arc::default(),
-        }))
+        });
+        Ok((proxy, root_pem))
     }
 
     /// An agent on this node that serves the pod, with these grants.
