@@ -1,0 +1,35 @@
+//! What a DNS answer says about one name, read the same way in user space and in the kernel.
+//!
+//! [`question`] tells whose answer a message is, [`addresses`] which addresses it gives. Both
+//! read through [`Bytes`], allocate nothing, cannot panic, and have loops with a fixed bound,
+//! as the verifier of the kernel wants them.
+//!
+//! What is believed: a standard query's response with RCODE 0 and exactly one question, of
+//! class IN. Of its answer section the A and AAAA records of the name that was asked for count,
+//! and those of the names that its CNAME records lead to, in the order in which a server
+//! writes them. Authority and additional section (EDNS too) are not looked at.
+//!
+//! Cut messages, those with the TC bit included, are good for the records that are whole: they
+//! were said, and clients use them. Reading ends at the first record that is not.
+//!
+//! A message that names a wrong address harms nobody but its reader: the address is only a
+//! reason to hand connections to Postern, which looks at the name that a client asks for and
+//! sends a credential to nothing but the Connector's own address.
+
+mod message;
+mod name;
+
+pub use message::{Question, STEPS, addresses, question};
+pub use name::hash;
+
+/// The bytes of a DNS message, without what carried it.
+pub trait Bytes {
+    /// `N` bytes (16 at most) from `at` on; `None` where the message ends before.
+    fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
+}
+
+impl Bytes for [u8] {
+    fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.get(at..)?.first_chunk().copied()
+    }
+}

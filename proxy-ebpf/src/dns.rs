@@ -1,0 +1,237 @@
+//! Learns from a workload's own DNS answers which addresses it takes for a Connector's.
+//!
+//! Only answers over UDP from port 53 are seen: what comes over TCP or encrypted, or from a
+//! resolver that the packet shows with another port, is left to the addresses that the agent
+//! resolves. IPv6 extension headers are not looked behind; no resolver sends them.
+
+use core::{arch::asm, hint::black_box};
+
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, __sk_buff},
+    helpers::generated::{bpf_ktime_get_ns, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes},
+    macros::cgroup_skb,
+    programs::SkBuffContext,
+};
+use proxy_common::{
+    dns::{self, Bytes},
+    maps::{HostnameKey, Learned, LearnedKey, NAMES_PER_ADDRESS, WorkloadKey},
+};
+
+use crate::{
+    maps::{BUDGETS, CONFIG, DNS_SCRATCH, HOSTNAMES, LEARNED, count},
+    workload,
+};
+
+const UDP: u8 = 17;
+const DNS_PORT: u16 = 53;
+const IPV6_HEADER: u32 = 40;
+const UDP_HEADER: u32 = 8;
+const DNS_HEADER: u32 = 12;
+/// The smallest packet that may hold a DNS message: IPv4 without options.
+const SMALLEST: usize = 20 + 8 + 12;
+
+/// What is kept of a message, at most: a power of two, larger than what resolvers send over
+/// UDP. What is behind is as if it were cut.
+const SIZE: usize = 2048;
+/// Longest piece that is loaded at once.
+const PIECE: usize = 16;
+/// Addresses taken from one answer.
+const ADDRESSES: usize = 32;
+
+/// Room for one answer: too large for the stack.
+#[repr(C)]
+pub(crate) struct Scratch {
+    message: [u8; SIZE + PIECE],
+    addresses: [[u8; 16]; ADDRESSES],
+}
+
+/// Lets every packet pass.
+#[cgroup_skb(ingress)]
+pub(crate) fn dns_ingress(ctx: SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
+    if let Some(payload) = answer(skb) {
+        learn(skb, payload);
+    }
+    1
+}
+
+/// Where the UDP payload starts, if the packet comes from a resolver. Packets of open TCP
+/// connections come here as well, so the first look is cheap.
+#[inline(always)]
+fn answer(skb: *mut __sk_buff) -> Option<u32> {
+    // SAFETY: reads of the packet's first bytes, behind the check that they are there.
+    let (first, v4_protocol, v6_protocol) = unsafe {
+        let data = (*skb).data as usize;
+        let end = (*skb).data_end as usize;
+        if data + SMALLEST > end {
+            return None;
+        }
+        let data = data as *const u8;
+        (*data, *data.add(9), *data.add(6))
+    };
+    let udp = match (first >> 4, v4_protocol, v6_protocol) {
+        (4, UDP, _) => u32::from(first & 0x0f) * 4,
+        (6, _, UDP) => IPV6_HEADER,
+        _ => return None,
+    };
+    let mut port = [0u8; 2];
+    // SAFETY: the helper fills `port`, or fails.
+    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), udp, port.as_mut_ptr().cast(), 2) };
+    (failed == 0 && u16::from_be_bytes(port) == DNS_PORT).then_some(udp + UDP_HEADER)
+}
+
+#[inline(always)]
+fn learn(skb: *mut __sk_buff, payload: u32) {
+    let Some(config) = CONFIG.get(0) else { return };
+    // SAFETY: takes no more than the context and a number.
+    let ancestor = |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level) };
+    let Some((cgroup_id, workload)) = workload::find(config, ancestor) else {
+        return;
+    };
+    count!(dns_answers);
+    let Some(scratch) = DNS_SCRATCH.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: the slot of this CPU. Packets are handled one at a time on it; even if not, the
+    // worst is an address that this workload was not told.
+    let Scratch { message, addresses } = unsafe { &mut *scratch };
+    let question = load(skb, payload, message).and_then(|length| {
+        let message = Message {
+            bytes: message,
+            length,
+        };
+        let question = dns::question(&message)?;
+        let key = HostnameKey {
+            name: question.name,
+            policy: workload.policy,
+            pad: 0,
+        };
+        // SAFETY: only whether it is there counts.
+        unsafe { HOSTNAMES.get(key) }?;
+        Some((message, question))
+    });
+    let Some((message, question)) = question else {
+        count!(dns_ignored);
+        return;
+    };
+    // First found, then learned: the verifier follows what is done for an address once instead
+    // of in every step of the parser.
+    let mut found = 0usize;
+    dns::addresses(&message, &question, |address| {
+        // SAFETY: masked to be below the length, which is a power of two.
+        unsafe { *addresses.get_unchecked_mut(black_box(found) & (ADDRESSES - 1)) = address };
+        found += 1;
+    });
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    for (place, addr) in addresses.iter().enumerate() {
+        if place >= found {
+            break;
+        }
+        let key = LearnedKey {
+            workload: cgroup_id,
+            addr: *addr,
+        };
+        remember(&key, question.name, now);
+    }
+}
+
+/// Loads the message; its length, or `None` if it is none.
+#[inline(always)]
+fn load(skb: *mut __sk_buff, payload: u32, message: &mut [u8; SIZE + PIECE]) -> Option<usize> {
+    const MASK: u32 = SIZE as u32 - 1;
+    // SAFETY: a read of a context field.
+    let rest = unsafe { (*skb).len }.saturating_sub(payload);
+    // The verifier has to see the bounds of just the value that goes to the helper: without
+    // the black box the compiler merges minimum, mask and check, and some kernels refuse it.
+    let length = black_box(if rest > MASK { MASK } else { rest }) & MASK;
+    if length < DNS_HEADER {
+        return None;
+    }
+    // SAFETY: `length` is below the size of `message`.
+    let failed =
+        unsafe { bpf_skb_load_bytes(skb.cast(), payload, message.as_mut_ptr().cast(), length) };
+    (failed == 0).then_some(length as usize)
+}
+
+/// A message whose first bytes are in the scratch.
+struct Message<'a> {
+    bytes: &'a [u8; SIZE + PIECE],
+    length: usize,
+}
+
+impl Bytes for Message<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        const { assert!(N <= PIECE) }
+        // The black box keeps mask and check apart; with the mask, all places look alike to
+        // the verifier, which lets it skip what it has seen.
+        let at = black_box(at);
+        if at + N > self.length {
+            return None;
+        }
+        let at = at & (SIZE - 1);
+        // SAFETY: a masked place and a piece are within the array.
+        Some(unsafe { self.bytes.as_ptr().add(at).cast::<[u8; N]>().read() })
+    }
+}
+
+#[inline(always)]
+fn remember(key: &LearnedKey, name: u64, now: u64) {
+    if let Some(learned) = LEARNED.get_ptr_mut(key) {
+        // SAFETY: an entry of this workload. Two CPUs that write it at the same time may lose
+        // a name of several, until it is told again.
+        unsafe {
+            (*learned).seen_ns = now;
+            add_name(&mut (*learned).names, name);
+        }
+        return;
+    }
+    let Some(budget) = BUDGETS.get_ptr_mut(WorkloadKey {
+        cgroup_id: key.workload,
+    }) else {
+        return;
+    };
+    // SAFETY: an entry, which the kernel keeps while the program runs.
+    let (used, limit) = unsafe { (&raw mut (*budget).used, (*budget).limit) };
+    // SAFETY: as above; other CPUs write it.
+    if unsafe { used.read_volatile() } >= limit {
+        count!(learned_full);
+        return;
+    }
+    let mut names = [0; NAMES_PER_ADDRESS];
+    names[0] = name;
+    let learned = Learned {
+        names,
+        seen_ns: now,
+    };
+    // It fails as well when another CPU was faster; then that one counts.
+    if LEARNED.insert(key, learned, u64::from(BPF_NOEXIST)).is_ok() {
+        // SAFETY: as above, and aligned.
+        unsafe { atomic_increment(used) };
+        count!(learned);
+    }
+}
+
+/// Adds one, whatever other CPUs add. `core` has no such operation for this target.
+#[inline(always)]
+unsafe fn atomic_increment(counter: *mut u64) {
+    // SAFETY: the caller's pointer is valid and aligned; nothing else is touched.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({counter} + 0) += {one}",
+            counter = in(reg) counter,
+            one = in(reg) 1u64,
+            options(nostack),
+        );
+    }
+}
+
+/// Puts a name in front, in an empty place or in that of the oldest.
+#[inline(always)]
+fn add_name(names: &mut [u64; NAMES_PER_ADDRESS], name: u64) {
+    let [a, b, c, d] = *names;
+    if a != name && b != name && c != name && d != name {
+        *names = [name, a, b, c];
+    }
+}
