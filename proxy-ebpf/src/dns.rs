@@ -7,13 +7,13 @@
 use core::{arch::asm, hint::black_box};
 
 use aya_ebpf::{
-    bindings::{BPF_NOEXIST, __sk_buff},
+    bindings::{__sk_buff, BPF_NOEXIST},
     helpers::generated::{bpf_ktime_get_ns, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
 use proxy_common::{
-    dns::{self, Bytes},
+    dns::{Bytes, STEPS, Step, Walk},
     maps::{HostnameKey, Learned, LearnedKey, NAMES_PER_ADDRESS, WorkloadKey},
 };
 
@@ -42,7 +42,11 @@ const ADDRESSES: usize = 32;
 #[repr(C)]
 pub(crate) struct Scratch {
     message: [u8; SIZE + PIECE],
+    length: usize,
+    walk: Walk,
+    name: u64,
     addresses: [[u8; 16]; ADDRESSES],
+    found: usize,
 }
 
 /// Lets every packet pass.
@@ -89,42 +93,20 @@ fn learn(skb: *mut __sk_buff, payload: u32) {
         return;
     };
     count!(dns_answers);
-    let Some(scratch) = DNS_SCRATCH.get_ptr_mut(0) else {
-        return;
-    };
-    // SAFETY: the slot of this CPU. Packets are handled one at a time on it; even if not, the
-    // worst is an address that this workload was not told.
-    let Scratch { message, addresses } = unsafe { &mut *scratch };
-    let question = load(skb, payload, message).and_then(|length| {
-        let message = Message {
-            bytes: message,
-            length,
-        };
-        let question = dns::question(&message)?;
-        let key = HostnameKey {
-            name: question.name,
-            policy: workload.policy,
-            pad: 0,
-        };
-        // SAFETY: only whether it is there counts.
-        unsafe { HOSTNAMES.get(key) }?;
-        Some((message, question))
-    });
-    let Some((message, question)) = question else {
+    if !start(skb, payload) || !asks(workload.policy) {
         count!(dns_ignored);
         return;
-    };
-    // First found, then learned: the verifier follows what is done for an address once instead
-    // of in every step of the parser.
-    let mut found = 0usize;
-    dns::addresses(&message, &question, |address| {
-        // SAFETY: masked to be below the length, which is a power of two.
-        unsafe { *addresses.get_unchecked_mut(black_box(found) & (ADDRESSES - 1)) = address };
-        found += 1;
-    });
+    }
+    for _ in 0..STEPS {
+        if dns_step() == END {
+            break;
+        }
+    }
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
-    for (place, addr) in addresses.iter().enumerate() {
+    let Some(scratch) = scratch() else { return };
+    let found = scratch.found;
+    for (place, addr) in scratch.addresses.iter().enumerate() {
         if place >= found {
             break;
         }
@@ -132,7 +114,98 @@ fn learn(skb: *mut __sk_buff, payload: u32) {
             workload: cgroup_id,
             addr: *addr,
         };
-        remember(&key, question.name, now);
+        remember(&key, scratch.name, now);
+    }
+}
+
+/// Nobody holds on to it while [`dns_step`] is called, which gets it as well.
+#[inline(always)]
+fn scratch<'a>() -> Option<&'a mut Scratch> {
+    let scratch = DNS_SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the slot of this CPU. Packets are handled one at a time on it; even if not, the
+    // worst is an address that this workload was not told.
+    Some(unsafe { &mut *scratch })
+}
+
+/// Gets ready to read the message; whether there is something to read.
+#[inline(always)]
+fn start(skb: *mut __sk_buff, payload: u32) -> bool {
+    let Some(scratch) = scratch() else {
+        return false;
+    };
+    let Some(length) = load(skb, payload, &mut scratch.message) else {
+        return false;
+    };
+    scratch.length = length;
+    scratch.found = 0;
+    let message = Message {
+        bytes: &scratch.message,
+        length,
+    };
+    let Some(walk) = Walk::new(&message) else {
+        return false;
+    };
+    scratch.walk = walk;
+    true
+}
+
+/// Whether the message is about a Connector's host.
+#[inline(always)]
+fn asks(policy: u32) -> bool {
+    for _ in 0..STEPS {
+        match dns_step() {
+            MORE => {}
+            QUESTION => {
+                let Some(scratch) = scratch() else {
+                    return false;
+                };
+                let key = HostnameKey {
+                    name: scratch.name,
+                    policy,
+                    pad: 0,
+                };
+                // SAFETY: only whether it is there counts.
+                return unsafe { HOSTNAMES.get(key) }.is_some();
+            }
+            _ => break,
+        }
+    }
+    false
+}
+
+const END: u64 = 0;
+const MORE: u64 = 1;
+const QUESTION: u64 = 2;
+
+/// One step over the message in the scratch.
+///
+/// A function that the verifier looks at by itself (it is global, and takes and returns nothing
+/// but numbers), so that the loops around it cost next to nothing: inlined, each of their
+/// rounds was followed anew, and a million instructions were not enough for 255 bytes of names.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_step() -> u64 {
+    let Some(scratch) = scratch() else {
+        return END;
+    };
+    let message = Message {
+        bytes: &scratch.message,
+        length: scratch.length,
+    };
+    match scratch.walk.step(&message) {
+        Step::End => END,
+        Step::More => MORE,
+        Step::Question(name) => {
+            scratch.name = name;
+            QUESTION
+        }
+        Step::Address(address) => {
+            let place = black_box(scratch.found) & (ADDRESSES - 1);
+            // SAFETY: masked to be below the length, which is a power of two.
+            unsafe { *scratch.addresses.get_unchecked_mut(place) = address };
+            scratch.found += 1;
+            MORE
+        }
     }
 }
 

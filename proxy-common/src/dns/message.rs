@@ -1,209 +1,235 @@
-//! One walk over a message (RFC 1035, section 4).
+//! One walk over a message (RFC 1035, section 4), in steps.
 
 use super::{Bytes, name};
 
-/// Steps that one message may take after its question: one for each byte of a name that is
-/// not compressed, one for each pointer, one for each record. What comes later is not read.
+/// Steps that one message may take: one for each byte of a name that is not compressed, one for
+/// each pointer, one for each record. What comes later is not read.
 ///
-/// One loop with one bound, instead of a loop over names inside one over records, because the
-/// verifier of the kernel walks through every round of it.
-pub const STEPS: usize = 640;
+/// A step has no loop. The kernel has the verifier look at a step once, and at the loop around
+/// it only for its bound.
+pub const STEPS: usize = 1024;
 
 const HEADER: usize = 12;
 const CLASS_IN: u16 = 1;
 const TYPE_A: u16 = 1;
 const TYPE_CNAME: u16 = 5;
 const TYPE_AAAA: u16 = 28;
-/// First twelve bytes of an IPv4 address in its v4-mapped form.
-const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
-/// The question of an answer that can be believed.
+/// What a step came upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// [Hash](super::hash) of the name that was asked for.
-    pub name: u64,
-    /// Records in the answer section, if the header is right.
-    records: u16,
-    /// Where the answer section starts.
-    end: usize,
+pub enum Step {
+    /// Nothing yet.
+    More,
+    /// The name that was asked for, as its [hash](super::hash). Comes once, before addresses.
+    Question(u64),
+    /// An address of that name in the form of the maps: IPv4 is v4-mapped.
+    Address([u8; 16]),
+    /// The end, or the place where the message is cut or wrong.
+    End,
 }
 
-/// What a message answers; `None` if nothing can be learned from it.
-#[inline(always)]
-pub fn question<B: Bytes + ?Sized>(message: &B) -> Option<Question> {
-    let [_, _, kind, code, q1, q0, a1, a0, _, _, _, _] = message.load::<HEADER>(0)?;
-    // QR is set and OPCODE is 0; RCODE is 0.
-    let believed = kind & 0xf8 == 0x80 && code & 0x0f == 0;
-    let records = u16::from_be_bytes([a1, a0]);
-    if !believed || u16::from_be_bytes([q1, q0]) != 1 || records == 0 {
-        return None;
-    }
-    let mut at = HEADER;
-    let mut hash = name::ROOT;
-    let mut left = 0;
-    for _ in 0..name::LONGEST {
-        let [byte] = message.load(at)?;
-        at += 1;
-        if left > 0 {
-            left -= 1;
-        } else if byte == 0 {
-            let [_, _, c1, c0] = message.load(at)?;
-            let question = Question {
-                name: hash,
-                records,
-                end: at + 4,
-            };
-            return (u16::from_be_bytes([c1, c0]) == CLASS_IN).then_some(question);
-        } else if byte > name::LONGEST_LABEL {
-            // Nothing is before the first name that a pointer could lead to.
-            return None;
-        } else {
-            left = byte;
-        }
-        hash = name::mix(hash, byte);
-    }
-    None
-}
-
-/// Passes on every address that the message gives for the name of its question, in the form of
-/// the maps: IPv4 is v4-mapped.
-#[inline(always)]
-pub fn addresses<B: Bytes + ?Sized>(
-    message: &B,
-    question: &Question,
-    mut found: impl FnMut([u8; 16]),
-) {
-    // Not an Option all the way: what was found stays found.
-    let _ = walk(message, question, &mut found);
-}
-
-/// The name whose records count.
-#[derive(Clone, Copy)]
-struct Wanted {
-    hash: u64,
-    /// A place where it stands. Nearly all owners are a pointer there.
-    at: usize,
-}
-
-/// Ends with `None` where the message is cut or wrong.
-#[inline(always)]
-fn walk<B: Bytes + ?Sized>(
-    message: &B,
-    question: &Question,
-    found: &mut impl FnMut([u8; 16]),
-) -> Option<()> {
-    let mut records = question.records;
-    let mut wanted = Wanted {
-        hash: question.name,
-        at: HEADER,
-    };
-    let mut name = Name::at(question.end);
-    // Start and end of the data of a CNAME whose target is being read; 0 otherwise.
-    let (mut target, mut target_end) = (0, 0);
-    for _ in 0..STEPS {
-        if !name.complete {
-            name.step(message, wanted)?;
-            continue;
-        }
-        if target_end == 0 {
-            let [t1, t0, c1, c0, _, _, _, _, l1, l0] = message.load(name.end)?;
-            let data = name.end + 10;
-            let length = u16::from_be_bytes([l1, l0]);
-            let end = data + usize::from(length);
-            let class = u16::from_be_bytes([c1, c0]);
-            let kind = if class == CLASS_IN && name.hash == wanted.hash {
-                u16::from_be_bytes([t1, t0])
-            } else {
-                0
-            };
-            if kind == TYPE_CNAME {
-                name = Name::at(data);
-                (target, target_end) = (data, end);
-                continue;
-            }
-            let address = match (kind, length) {
-                (TYPE_A, 4) => Some(mapped(message.load(data)?)),
-                (TYPE_AAAA, 16) => Some(message.load(data)?),
-                _ => None,
-            };
-            if let Some(address) = address {
-                found(address);
-            }
-            name = Name::at(end);
-        } else {
-            if name.end != target_end {
-                return None;
-            }
-            wanted = Wanted {
-                hash: name.hash,
-                at: target,
-            };
-            name = Name::at(target_end);
-            target_end = 0;
-        }
-        records -= 1;
-        if records == 0 {
-            return Some(());
-        }
-    }
-    None
-}
-
-#[inline(always)]
-fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let mut all = [0; 16];
-    let (front, back) = all.split_at_mut(MAPPED.len());
-    front.copy_from_slice(&MAPPED);
-    back.copy_from_slice(&address);
-    all
+/// How far the walk over a message has come.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// Hash of the name whose records count.
+    wanted: u64,
+    /// A place where that name stands, at which nearly all owners point; past every message
+    /// while the question is being read.
+    wanted_at: usize,
+    /// Start of the data of a CNAME whose target is being read.
+    target: usize,
+    /// End of that data; 0 while an owner is being read.
+    target_end: usize,
+    /// Records of the answer section that are left, if the header is right.
+    records: usize,
+    name: Name,
 }
 
 /// A name that is being read.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
 struct Name {
-    complete: bool,
     hash: u64,
-    /// Bytes of its wire form so far.
-    size: usize,
     /// Next byte to read.
     at: usize,
-    /// Bytes of the current label that are left.
-    left: u8,
-    /// A pointer leads to before this place, so that none can lead in circles.
-    bound: usize,
     /// Where what follows the name starts; 0 as long as that is not known.
     end: usize,
+    /// A pointer leads to before this place, so that none can lead in circles. The header is
+    /// no place for names, but nothing depends on what is read there.
+    bound: usize,
+    /// Bytes of its wire form so far.
+    size: usize,
+    /// Bytes of the current label that are left.
+    left: usize,
+    complete: bool,
+}
+
+impl Walk {
+    /// Starts; `None` if nothing can be learned from the message, as its header says.
+    #[inline(always)]
+    pub fn new<B: Bytes + ?Sized>(message: &B) -> Option<Self> {
+        let [_, _, kind, code, q1, q0, a1, a0, _, _, _, _] = message.load::<HEADER>(0)?;
+        // QR is set and OPCODE is 0; RCODE is 0.
+        let believed = kind & 0xf8 == 0x80 && code & 0x0f == 0;
+        let questions = u16::from_be_bytes([q1, q0]);
+        let records = usize::from(u16::from_be_bytes([a1, a0]));
+        (believed && questions == 1 && records > 0).then_some(Self {
+            wanted: 0,
+            wanted_at: usize::MAX,
+            target: 0,
+            target_end: 0,
+            records,
+            name: Name::at(HEADER),
+        })
+    }
+
+    /// One step; none may follow after [`Step::End`].
+    #[inline(always)]
+    pub fn step<B: Bytes + ?Sized>(&mut self, message: &B) -> Step {
+        self.advance(message).unwrap_or(Step::End)
+    }
+
+    #[inline(always)]
+    fn advance<B: Bytes + ?Sized>(&mut self, message: &B) -> Option<Step> {
+        if !self.name.complete {
+            self.name.advance(message, self.wanted, self.wanted_at)?;
+            Some(Step::More)
+        } else if self.wanted_at == usize::MAX {
+            self.question(message)
+        } else if self.target_end != 0 {
+            self.rename()
+        } else {
+            self.record(message)
+        }
+    }
+
+    #[inline(always)]
+    fn question<B: Bytes + ?Sized>(&mut self, message: &B) -> Option<Step> {
+        let [_, _, c1, c0] = message.load(self.name.end)?;
+        if u16::from_be_bytes([c1, c0]) != CLASS_IN {
+            return None;
+        }
+        self.wanted = self.name.hash;
+        self.wanted_at = HEADER;
+        self.name = Name::at(self.name.end + 4);
+        Some(Step::Question(self.wanted))
+    }
+
+    #[inline(always)]
+    fn record<B: Bytes + ?Sized>(&mut self, message: &B) -> Option<Step> {
+        if self.records == 0 {
+            return None;
+        }
+        let [t1, t0, c1, c0, _, _, _, _, l1, l0] = message.load(self.name.end)?;
+        let data = self.name.end + 10;
+        let length = u16::from_be_bytes([l1, l0]);
+        let end = data + usize::from(length);
+        let counts = u16::from_be_bytes([c1, c0]) == CLASS_IN && self.name.hash == self.wanted;
+        let kind = if counts {
+            u16::from_be_bytes([t1, t0])
+        } else {
+            0
+        };
+        if kind == TYPE_CNAME {
+            self.target = data;
+            self.target_end = end;
+            self.name = Name::at(data);
+            return Some(Step::More);
+        }
+        let step = match (kind, length) {
+            (TYPE_A, 4) => Step::Address(mapped(message.load(data)?)),
+            (TYPE_AAAA, 16) => Step::Address(message.load(data)?),
+            _ => Step::More,
+        };
+        self.next(end);
+        Some(step)
+    }
+
+    /// From here on the records of a CNAME's target count.
+    #[inline(always)]
+    fn rename(&mut self) -> Option<Step> {
+        if self.name.end != self.target_end {
+            return None;
+        }
+        self.wanted = self.name.hash;
+        self.wanted_at = self.target;
+        self.next(self.target_end);
+        self.target_end = 0;
+        Some(Step::More)
+    }
+
+    /// The next record's owner, of which there is none after the last record.
+    #[inline(always)]
+    fn next(&mut self, at: usize) {
+        self.records -= 1;
+        self.name = Name::at(at);
+        self.name.complete = self.records == 0;
+    }
+}
+
+/// Reads a message to its end, or to the limit of [`STEPS`]. When `wants` refuses the hash of
+/// the name that was asked for, nothing more is read.
+pub fn read<B: Bytes + ?Sized>(
+    message: &B,
+    wants: impl Fn(u64) -> bool,
+    mut found: impl FnMut([u8; 16]),
+) {
+    let Some(mut walk) = Walk::new(message) else {
+        return;
+    };
+    for _ in 0..STEPS {
+        match walk.step(message) {
+            Step::More => {}
+            Step::Question(name) if wants(name) => {}
+            Step::Address(address) => found(address),
+            Step::Question(_) | Step::End => break,
+        }
+    }
+}
+
+#[inline(always)]
+fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
 impl Name {
     #[inline(always)]
     fn at(at: usize) -> Self {
         Self {
-            complete: false,
             hash: name::ROOT,
-            size: 0,
             at,
-            left: 0,
-            bound: at,
             end: 0,
+            bound: at,
+            size: 0,
+            left: 0,
+            complete: false,
         }
     }
 
     /// Reads one byte, or one pointer.
     #[inline(always)]
-    fn step<B: Bytes + ?Sized>(&mut self, message: &B, wanted: Wanted) -> Option<()> {
+    fn advance<B: Bytes + ?Sized>(
+        &mut self,
+        message: &B,
+        wanted: u64,
+        wanted_at: usize,
+    ) -> Option<()> {
         let [byte] = message.load(self.at)?;
         if self.left > 0 {
             self.left -= 1;
         } else if byte == 0 {
-            self.at += 1;
-            self.finish();
+            if self.end == 0 {
+                self.end = self.at + 1;
+            }
+            self.complete = true;
             return Some(());
         } else if byte & 0xc0 == 0xc0 {
-            return self.follow(message, wanted);
+            return self.follow(message, wanted, wanted_at);
         } else if byte > name::LONGEST_LABEL {
             return None;
         } else {
-            self.left = byte;
+            self.left = usize::from(byte);
         }
         self.size += 1;
         self.at += 1;
@@ -213,30 +239,27 @@ impl Name {
     }
 
     #[inline(always)]
-    fn follow<B: Bytes + ?Sized>(&mut self, message: &B, wanted: Wanted) -> Option<()> {
+    fn follow<B: Bytes + ?Sized>(
+        &mut self,
+        message: &B,
+        wanted: u64,
+        wanted_at: usize,
+    ) -> Option<()> {
         let [high, low] = message.load(self.at)?;
         let to = usize::from(u16::from_be_bytes([high & 0x3f, low]));
         if self.end == 0 {
             self.end = self.at + 2;
         }
-        if self.size == 0 && to == wanted.at {
-            self.hash = wanted.hash;
+        if self.size == 0 && to == wanted_at {
+            self.hash = wanted;
             self.complete = true;
             return Some(());
         }
-        if to < HEADER || to >= self.bound {
+        if to >= self.bound {
             return None;
         }
         self.bound = to;
         self.at = to;
         Some(())
-    }
-
-    #[inline(always)]
-    fn finish(&mut self) {
-        if self.end == 0 {
-            self.end = self.at;
-        }
-        self.complete = true;
     }
 }

@@ -1,8 +1,8 @@
 //! What a DNS answer says about one name, read the same way in user space and in the kernel.
 //!
-//! [`question`] tells whose answer a message is, [`addresses`] which addresses it gives. Both
-//! read through [`Bytes`], allocate nothing, cannot panic, and have loops with a fixed bound,
-//! as the verifier of the kernel wants them.
+//! A [`Walk`] tells whose answer a message is, and which addresses it gives. It reads through
+//! [`Bytes`], allocates nothing, cannot panic, and comes in steps without loops, as the
+//! verifier of the kernel wants it; [`read`] takes them all.
 //!
 //! What is believed: a standard query's response with RCODE 0 and exactly one question, of
 //! class IN. Of its answer section the A and AAAA records of the name that was asked for count,
@@ -19,7 +19,7 @@
 mod message;
 mod name;
 
-pub use message::{Question, STEPS, addresses, question};
+pub use message::{STEPS, Step, Walk, read};
 pub use name::hash;
 
 /// The bytes of a DNS message, without what carried it.

@@ -94,6 +94,7 @@ pub struct Node {
     enrolled: HashMap<u64, Enrolled>,
     heartbeat: Interval,
     claims: Interval,
+    tidying: Interval,
     names: Names,
     replaced: bool,
 }
@@ -142,6 +143,7 @@ impl Node {
             enrolled: HashMap::new(),
             heartbeat: every(limits::HEARTBEAT),
             claims: every(limits::CLAIM_WATCH),
+            tidying: every(limits::LEARNED_WATCH),
             names: Names::new(),
             replaced: false,
         })
@@ -200,7 +202,13 @@ impl Node {
 
     /// Opens listeners for a workload in its network namespace and has its connections
     /// redirected there. A workload that is enrolled already is moved to the new namespace.
-    pub fn enrol(&mut self, workload: Workload, netns: NetNs) -> Result<(), NodeError> {
+    /// `cgroup` is the directory of its cgroup, at which its DNS answers are looked at.
+    pub fn enrol(
+        &mut self,
+        workload: Workload,
+        netns: NetNs,
+        cgroup: &Path,
+    ) -> Result<(), NodeError> {
         self.check_writer()?;
         let (cgroup_id, policy) = (workload.cgroup_id, workload.policy);
         let listeners = Listeners::bind(&netns)?;
@@ -211,6 +219,7 @@ impl Node {
             &self.proxy,
             &self.workers,
         );
+        self.datapath.learn(cgroup_id, cgroup)?;
         self.datapath.enrol(cgroup_id, enrolled.entry(policy))?;
         if let Some(before) = self.enrolled.insert(cgroup_id, enrolled) {
             before.end(&self.workers);
@@ -285,6 +294,7 @@ impl Node {
                 self.datapath.heartbeat()?;
             }
             _ = self.claims.tick() => self.watch_claims()?,
+            _ = self.tidying.tick() => self.datapath.tidy()?,
             event = self.names.next() => match event {
                 names::Event::Due => {
                     self.resolving = self.version;
@@ -337,15 +347,21 @@ impl Node {
     }
 
     fn update_destinations(&mut self) -> Result<(), NodeError> {
-        let Entries { entries, overfull } = self.entries();
+        let Entries {
+            entries,
+            hostnames,
+            overfull,
+        } = self.entries();
         let overfull = HashSet::from_iter(overfull);
         for error in overfull.difference(&self.overfull) {
             tracing::warn!("only the lowest ports of an address get a credential: {error}");
         }
         self.overfull = overfull;
         if self.inherits {
+            self.datapath.add_hostnames(&hostnames)?;
             return Ok(self.datapath.add_destinations(&entries)?);
         }
+        self.datapath.set_hostnames(&hostnames)?;
         self.datapath.set_destinations(&entries)?;
         // Nothing leads to the others any more.
         let grants = &self.grants;

@@ -143,7 +143,7 @@ impl Pod {
             policy: POLICY,
         };
         let path = format!("/proc/{}/ns/net", self.sandbox.pid());
-        Ok(node.enrol(workload, NetNs::open(Path::new(&path))?)?)
+        Ok(node.enrol(workload, NetNs::open(Path::new(&path))?, self.cgroup.path())?)
     }
 
     /// A Connector with a bearer token, in its first generation.
@@ -292,9 +292,10 @@ impl Pod {
 }
 
 /// The programs that are attached once all are, in alphabetical order.
-pub(crate) const HOOKS: [&str; 5] = [
+pub(crate) const HOOKS: [&str; 6] = [
     "connect4",
     "connect6",
+    "dns_ingress",
     "flows",
     "getpeername4",
     "getpeername6",
