@@ -12,6 +12,7 @@ use crate::workspace::Workspace;
 
 mod build;
 mod demo;
+mod fuzz;
 mod lint;
 mod manifests;
 mod run;
@@ -44,6 +45,14 @@ enum Task {
     Demo,
     /// Check format, style and dependencies
     Lint,
+    /// Feed a parser made-up input, looking for any that it does not survive
+    Fuzz {
+        /// Which one: a folder of fuzz/corpus
+        target: String,
+        /// How many inputs
+        #[arg(long, default_value_t = 10_000_000)]
+        cases: u64,
+    },
     /// Write the manifests that are made from code
     Manifests {
         /// Change nothing, and fail if something would change
@@ -86,7 +95,9 @@ fn perform(task: &Task) -> Result<()> {
             setup::perform(&workspace)?;
             lint::perform(&workspace)
         }
-        // Without the set-up: it needs nothing but cargo.
+        // Without the set-up: it needs nothing but cargo and a C++ compiler.
+        Task::Fuzz { target, cases } => fuzz::perform(&workspace, target, *cases),
+        // The same.
         Task::Manifests { check } => manifests::perform(&workspace, *check),
         Task::Test { arguments } => {
             test::require_root("test")?;

@@ -181,7 +181,12 @@ impl Pod {
     /// A server on the host that answers each request with the address and the
     /// `Authorization` that it came with.
     pub(crate) async fn upstream(&self, scheme: Scheme) -> Result<u16> {
-        let listener = TcpListener::bind((self.host, 0)).await?;
+        self.upstream_at(self.host, scheme).await
+    }
+
+    /// The same on another address of the host.
+    pub(crate) async fn upstream_at(&self, ip: IpAddr, scheme: Scheme) -> Result<u16> {
+        let listener = TcpListener::bind((ip, 0)).await?;
         let port = listener.local_addr()?.port();
         let files = self.pki.server(&[&self.host.to_string()])?;
         let chain = CertificateDer::pem_file_iter(&files.cert)?.collect::<Result<_, _>>()?;
