@@ -39,7 +39,7 @@ pub(crate) fn perform(workspace: &Workspace, target: &str, cases: u64) -> Result
     build.args(["--target", &platform]);
     build.arg("--target-dir").arg(&folder);
     build.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
-    // With what the release profile does besides, the linker drops the tables of the pass.
+    // It takes long, and makes nothing faster here.
     build.env("CARGO_PROFILE_RELEASE_LTO", "off");
     run::attached("fuzz", &mut build)?;
 

@@ -34,7 +34,7 @@ const HOST: &str = "localhost";
 
 /// Asks for a name, given as the bytes of the query, and waits for that many answers.
 const ASK: &str = "exec 3<>\"/dev/udp/$1/53\" || exit 98; printf \"$2\" >&3; \
-    timeout 20 dd bs=4096 count="$3" status=none <&3 | wc -c";
+    timeout 20 dd bs=4096 count=\"$3\" status=none <&3 | wc -c";
 
 /// A name server that gives every query the same answers, as they are.
 struct NameServer {
@@ -246,7 +246,10 @@ async fn other_names_and_broken_answers_teach_nothing() -> Result<()> {
     server.asked_for(ANSWERS, &pod, HOST)?;
     server.asked_for(ANSWERS, &pod, "other.example.com")?;
     let stats = node.stats()?;
-    ensure!(stats.dns_answers == 2 * u64::try_from(ANSWERS)? && stats.learned == 0, "{stats}");
+    ensure!(
+        stats.dns_answers == 2 * u64::try_from(ANSWERS)? && stats.learned == 0,
+        "{stats}"
+    );
     ensure!(entries(&pod, "LEARNED")?.is_empty());
     Ok(())
 }
