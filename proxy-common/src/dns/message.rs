@@ -10,6 +10,10 @@ use super::{Bytes, name};
 pub const STEPS: usize = 1024;
 
 const HEADER: usize = 12;
+/// QR, OPCODE and RCODE.
+const FLAGS: u16 = 0xf80f;
+/// A response to a standard query, without an error.
+const QR: u16 = 0x8000;
 const CLASS_IN: u16 = 1;
 const TYPE_A: u16 = 1;
 const TYPE_CNAME: u16 = 5;
@@ -69,9 +73,8 @@ impl Walk {
     /// Starts; `None` if nothing can be learned from the message, as its header says.
     #[inline(always)]
     pub fn new<B: Bytes + ?Sized>(message: &B) -> Option<Self> {
-        let [_, _, kind, code, q1, q0, a1, a0, _, _, _, _] = message.load::<HEADER>(0)?;
-        // QR is set and OPCODE is 0; RCODE is 0.
-        let believed = kind & 0xf8 == 0x80 && code & 0x0f == 0;
+        let [_, _, f1, f0, q1, q0, a1, a0, _, _, _, _] = message.load::<HEADER>(0)?;
+        let believed = u16::from_be_bytes([f1, f0]) & FLAGS == QR;
         let questions = u16::from_be_bytes([q1, q0]);
         let records = usize::from(u16::from_be_bytes([a1, a0]));
         (believed && questions == 1 && records > 0).then_some(Self {

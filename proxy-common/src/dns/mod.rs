@@ -16,6 +16,11 @@
 //! reason to hand connections to Postern, which looks at the name that a client asks for and
 //! sends a credential to nothing but the Connector's own address.
 
+#![expect(
+    clippy::inline_always,
+    reason = "the verifier wants one function per program"
+)]
+
 mod message;
 mod name;
 

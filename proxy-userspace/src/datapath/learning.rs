@@ -89,15 +89,13 @@ impl Learning {
         if known.is_none() {
             self.set_budget(key, 0)?;
         }
-        match pins {
-            Some(pins) => load::attach_pinned(ebpf, &load::LEARNERS, cgroup, cgroup_id, pins),
-            None => {
-                let link = load::attach_learner(ebpf, cgroup)?;
-                // The one before, if there is one, is detached.
-                self.links.insert(cgroup_id, link);
-                Ok(())
-            }
+        if let Some(pins) = pins {
+            return load::attach_pinned(ebpf, &load::LEARNERS, cgroup, cgroup_id, pins);
         }
+        let link = load::attach_learner(ebpf, cgroup)?;
+        // The one before, if there is one, is detached.
+        self.links.insert(cgroup_id, link);
+        Ok(())
     }
 
     /// Has a workload learn no more, and forgets what it learned.
@@ -166,7 +164,7 @@ impl Learning {
     /// All that was learned, by workload, each entry with the time when it was last used.
     fn entries(&self) -> Result<HashMap<u64, Vec<(LearnedKey, u64)>>, DatapathError> {
         let mut all: HashMap<u64, Vec<_>> = HashMap::new();
-        for entry in self.learned.iter() {
+        for entry in &self.learned {
             let (key, learned) = entry.map_err(map_error("LEARNED"))?;
             let entries = all.entry(key.workload).or_default();
             entries.push((key, learned.seen_ns));

@@ -44,7 +44,7 @@ struct Wanted {
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     /// The map's entries, one for each address of each policy.
-    pub(super) entries: Vec<(DestinationKey, Destination)>,
+    pub(super) addresses: Vec<(DestinationKey, Destination)>,
     /// The same for hosts that are names, whatever their addresses.
     pub(super) hostnames: Vec<(HostnameKey, Destination)>,
     /// Addresses and hosts of which an entry holds only the lowest ports.
@@ -79,7 +79,7 @@ pub(super) fn entries<'a>(
                 policy: policy.0,
                 addr: map_address(ip),
             };
-            all.entries.push((key, wanted.entry()));
+            all.addresses.push((key, wanted.entry()));
             all.overfull.extend(wanted.overfull(&ip));
         }
         for (name, (host, wanted)) in by_name {
@@ -186,7 +186,9 @@ mod tests {
         ];
         let policies = BTreeMap::from([(PolicyId(7), connectors)]);
         let Entries {
-            entries, overfull, ..
+            addresses: entries,
+            overfull,
+            ..
         } = entries_of(&policies);
         assert_eq!(overfull, []);
         let [(v4, shared), (v6, single)] = entries.as_slice() else {
@@ -212,7 +214,9 @@ mod tests {
             ),
         ]);
         let Entries {
-            entries, overfull, ..
+            addresses: entries,
+            overfull,
+            ..
         } = entries_of(&policies);
         assert_eq!(overfull, []);
         let found: Vec<_> = entries
@@ -228,7 +232,9 @@ mod tests {
             .map(|port| connector(1, "192.0.2.1", port, FailurePolicy::Closed))
             .collect();
         let Entries {
-            entries, overfull, ..
+            addresses: entries,
+            overfull,
+            ..
         } = entries_of(&BTreeMap::from([(PolicyId(1), connectors)]));
         assert_eq!(entries[0].1.ports, [5001, 5002, 5003, 5004]);
         let message = overfull[0].to_string();
@@ -244,7 +250,7 @@ mod tests {
             connector(4, "192.0.2.1", 443, FailurePolicy::Closed),
         ];
         let found = entries_of(&BTreeMap::from([(PolicyId(7), connectors)]));
-        assert_eq!(found.entries.len(), 1, "the address");
+        assert_eq!(found.addresses.len(), 1, "the address");
         let value = |host| {
             let name = dns::hash(host).expect("a name");
             let mut all = found.hostnames.iter();

@@ -348,7 +348,7 @@ impl Node {
 
     fn update_destinations(&mut self) -> Result<(), NodeError> {
         let Entries {
-            entries,
+            addresses,
             hostnames,
             overfull,
         } = self.entries();
@@ -359,10 +359,10 @@ impl Node {
         self.overfull = overfull;
         if self.inherits {
             self.datapath.add_hostnames(&hostnames)?;
-            return Ok(self.datapath.add_destinations(&entries)?);
+            return Ok(self.datapath.add_destinations(&addresses)?);
         }
         self.datapath.set_hostnames(&hostnames)?;
-        self.datapath.set_destinations(&entries)?;
+        self.datapath.set_destinations(&addresses)?;
         // Nothing leads to the others any more.
         let grants = &self.grants;
         Ok(self

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     io::ErrorKind,
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     process::Command,
@@ -78,11 +79,10 @@ impl NameServer {
             Name::from_ascii(format!("{host}."))?,
             hickory_proto::rr::RecordType::A,
         ));
-        let escaped: String = query
-            .to_vec()?
-            .iter()
-            .map(|byte| format!("\\x{byte:02x}"))
-            .collect();
+        let mut escaped = String::new();
+        for byte in query.to_vec()? {
+            write!(escaped, "\\x{byte:02x}")?;
+        }
         let arguments = [&self.address.to_string(), &escaped, &answers.to_string()];
         let asked = output(pod.command(ASK, &arguments.map(String::as_str)))?;
         ensure!(asked.status.success(), "{asked:?}");
@@ -246,8 +246,9 @@ async fn other_names_and_broken_answers_teach_nothing() -> Result<()> {
     server.asked_for(ANSWERS, &pod, HOST)?;
     server.asked_for(ANSWERS, &pod, "other.example.com")?;
     let stats = node.stats()?;
+    // Eleven are too short to be DNS.
     ensure!(
-        stats.dns_answers == 2 * u64::try_from(ANSWERS)? && stats.learned == 0,
+        stats.dns_answers == 2 * (u64::try_from(ANSWERS)? - 11) && stats.learned == 0,
         "{stats}"
     );
     ensure!(entries(&pod, "LEARNED")?.is_empty());
