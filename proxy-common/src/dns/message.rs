@@ -2,8 +2,9 @@
 
 use super::{Bytes, name};
 
-/// Steps that one message may take: one for each byte of a name that is not compressed, one for
-/// each pointer, one for each record. What comes later is not read.
+/// Steps that the question of a message may take, and as many again its answers: one for each
+/// byte of a name that is not compressed, one for each pointer, one for each record. What comes
+/// later is not read.
 ///
 /// A step has no loop. The kernel has the verifier look at a step once, and at the loop around
 /// it only for its bound.
@@ -171,7 +172,7 @@ impl Walk {
     }
 }
 
-/// Reads a message to its end, or to the limit of [`STEPS`]. When `wants` refuses the hash of
+/// Reads a message to its end, or to the limits of [`STEPS`]. When `wants` refuses the hash of
 /// the name that was asked for, nothing more is read.
 pub fn read<B: Bytes + ?Sized>(
     message: &B,
@@ -181,12 +182,18 @@ pub fn read<B: Bytes + ?Sized>(
     let Some(mut walk) = Walk::new(message) else {
         return;
     };
+    let asked = (0..STEPS)
+        .map(|_| walk.step(message))
+        .find(|step| *step != Step::More);
+    match asked {
+        Some(Step::Question(name)) if wants(name) => {}
+        _ => return,
+    }
     for _ in 0..STEPS {
         match walk.step(message) {
-            Step::More => {}
-            Step::Question(name) if wants(name) => {}
             Step::Address(address) => found(address),
-            Step::Question(_) | Step::End => break,
+            Step::More | Step::Question(_) => {}
+            Step::End => break,
         }
     }
 }
