@@ -27,8 +27,8 @@ const DNS_PORT: u16 = 53;
 const IPV6_HEADER: u32 = 40;
 const UDP_HEADER: u32 = 8;
 const DNS_HEADER: u32 = 12;
-/// The smallest packet that may hold a DNS message: IPv4 without options.
-const SMALLEST: usize = 20 + 8 + 12;
+/// What is surely in one piece: the rest of a packet may be in pages that are not mapped here.
+const IPV4_HEADER: usize = 20;
 
 /// What is kept of a message, at most: a power of two, larger than what resolvers send over
 /// UDP. What is behind is as if it were cut.
@@ -67,7 +67,7 @@ fn answer(skb: *mut __sk_buff) -> Option<u32> {
     let (first, v4_protocol, v6_protocol) = unsafe {
         let data = (*skb).data as usize;
         let end = (*skb).data_end as usize;
-        if data + SMALLEST > end {
+        if data + IPV4_HEADER > end {
             return None;
         }
         let data = data as *const u8;
