@@ -24,10 +24,11 @@ use postern::{
     tls::Roots,
 };
 use proxy_common::maps::LEARNED_PER_WORKLOAD;
+use testkit::{Sandbox, SiteAuth};
 
 use crate::{
     rig::{HOOKS, Pod, policy, settled},
-    support::{output, stdout},
+    support::{TOKEN, api, counter, ok, output, stdout},
 };
 
 /// A name that Postern resolves on every machine, and never to the address of the link.
@@ -74,21 +75,30 @@ impl NameServer {
     }
 
     fn asked_for(&self, answers: usize, pod: &Pod, host: &str) -> Result<()> {
-        let mut query = Message::new(7, MessageType::Query, OpCode::Query);
-        query.add_query(hickory_proto::op::Query::query(
-            Name::from_ascii(format!("{host}."))?,
-            hickory_proto::rr::RecordType::A,
-        ));
-        let mut escaped = String::new();
-        for byte in query.to_vec()? {
-            write!(escaped, "\\x{byte:02x}")?;
-        }
-        let arguments = [&self.address.to_string(), &escaped, &answers.to_string()];
+        let arguments = [
+            &self.address.to_string(),
+            &query(host)?,
+            &answers.to_string(),
+        ];
         let asked = output(pod.command(ASK, &arguments.map(String::as_str)))?;
         ensure!(asked.status.success(), "{asked:?}");
         ensure!(stdout(&asked).trim().parse::<usize>()? > 0, "{asked:?}");
         Ok(())
     }
+}
+
+/// A query as `printf` takes it.
+fn query(host: &str) -> Result<String> {
+    let mut query = Message::new(7, MessageType::Query, OpCode::Query);
+    query.add_query(hickory_proto::op::Query::query(
+        Name::from_ascii(format!("{host}."))?,
+        hickory_proto::rr::RecordType::A,
+    ));
+    let mut escaped = String::new();
+    for byte in query.to_vec()? {
+        write!(escaped, "\\x{byte:02x}")?;
+    }
+    Ok(escaped)
 }
 
 fn reply(query: &Message, answers: &[Record]) -> Vec<u8> {
@@ -197,7 +207,7 @@ async fn aliases_are_followed_and_ipv6_is_learned_over_ipv6() -> Result<()> {
         address("b.example.net", v4),
         address("b.example.net", v6),
     ];
-    let socket = inside(&pod, "::1")?;
+    let socket = inside(&pod.sandbox, "::1")?;
     let server = NameServer::serve(socket, Ipv6Addr::LOCALHOST.into(), move |query| {
         vec![reply(query, &answers)]
     });
@@ -208,12 +218,12 @@ async fn aliases_are_followed_and_ipv6_is_learned_over_ipv6() -> Result<()> {
     Ok(())
 }
 
-/// A socket in the pod's network.
-fn inside(pod: &Pod, ip: &str) -> Result<UdpSocket> {
+/// A socket of a name server in another network.
+fn inside(sandbox: &Sandbox, ip: &str) -> Result<UdpSocket> {
     let address = SocketAddr::new(ip.parse()?, 53);
     thread::scope(|scope| {
         let bind = || {
-            pod.sandbox.enter_network()?;
+            sandbox.enter_network()?;
             Ok(UdpSocket::bind(address)?)
         };
         scope.spawn(bind).join().expect("no panic")
@@ -395,4 +405,46 @@ async fn without_pins_nothing_stays_attached() -> Result<()> {
     pod.attaches(&HOOKS).await?;
     drop(node);
     pod.attaches(&[]).await
+}
+
+#[test]
+fn a_command_of_a_run_learns_as_well() -> Result<()> {
+    let (world, nginx, manifest) = api(SiteAuth::Bearer(TOKEN.into()))?;
+    // An address that leads nowhere.
+    let ip: IpAddr = "198.51.100.7".parse()?;
+    let socket = inside(&world.sandbox, "127.0.0.1")?;
+    let server = NameServer::serve(socket, "127.0.0.1".parse()?, move |query| {
+        vec![reply(query, &[address("api.test", ip)])]
+    });
+    let script =
+        format!("{{ {ASK}; }} && exec curl --silent --fail --resolve \"$4\" https://api.test/");
+    let run = world.run_with(
+        &manifest,
+        &["--stats"],
+        &[
+            "bash",
+            "-c",
+            &script,
+            "bash",
+            &server.address.to_string(),
+            &query("api.test")?,
+            "1",
+            &format!("api.test:443:{ip}"),
+        ],
+    );
+    let run = ok(run)?;
+    ensure!(stdout(&run).ends_with("{}"), "{run:?}");
+    ensure!(
+        counter(&run, "learned")? == 1 && counter(&run, "redirected")? == 1,
+        "{run:?}"
+    );
+    let token = format!("Bearer {TOKEN}");
+    let requests = nginx.requests_after(1)?;
+    ensure!(
+        requests
+            .iter()
+            .all(|request| request.authorization.as_deref() == Some(token.as_str())),
+        "{requests:?}"
+    );
+    Ok(())
 }
