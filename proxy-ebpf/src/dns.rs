@@ -22,6 +22,7 @@ use crate::{
     workload,
 };
 
+const EEXIST: i32 = -17;
 const UDP: u8 = 17;
 const DNS_PORT: u16 = 53;
 const IPV6_HEADER: u32 = 40;
@@ -278,11 +279,15 @@ fn remember(key: &LearnedKey, name: u64, now: u64) {
         names,
         seen_ns: now,
     };
-    // It fails as well when another CPU was faster; then that one counts.
-    if LEARNED.insert(key, learned, u64::from(BPF_NOEXIST)).is_ok() {
-        // SAFETY: as above, and aligned.
-        unsafe { atomic_increment(used) };
-        count!(learned);
+    match LEARNED.insert(key, learned, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {
+            // SAFETY: as above, and aligned.
+            unsafe { atomic_increment(used) };
+            count!(learned);
+        }
+        // Another CPU was faster, and counts.
+        Err(EEXIST) => {}
+        Err(_) => count!(learned_full),
     }
 }
 

@@ -294,7 +294,9 @@ impl Node {
                 self.datapath.heartbeat()?;
             }
             _ = self.claims.tick() => self.watch_claims()?,
-            _ = self.tidying.tick() => self.datapath.tidy()?,
+            _ = self.tidying.tick() => if let Err(error) = self.datapath.tidy() {
+                tracing::warn!("learned addresses are left as they were: {error}");
+            },
             event = self.names.next() => match event {
                 names::Event::Due => {
                     self.resolving = self.version;
