@@ -78,6 +78,12 @@ pub const RECONNECT: Duration = Duration::from_secs(5);
 pub const SUBSCRIBE: Duration = Duration::from_secs(10);
 /// How long it may take to sign the node's authority.
 pub const SIGN: Duration = Duration::from_secs(10);
+/// Least time between two signatures.
+pub const SIGN_AGAIN: Duration = Duration::from_secs(1);
+/// How long the controller may take for the first update before that is complained about.
+pub const FIRST_UPDATE: Duration = Duration::from_secs(30);
+/// How long open connections may take to end when the agent is told to stop.
+pub const STOP: Duration = Duration::from_secs(10);
 /// Largest update from the controller, bytes.
 pub const UPDATE: usize = 64 * 1024 * 1024;
 /// Acknowledgements that wait to be sent.

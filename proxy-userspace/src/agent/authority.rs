@@ -47,16 +47,24 @@ impl Signer {
         }
     }
 
+    /// Whether the authority in force may vouch for all of these hosts.
+    pub(super) fn covers(&self, hosts: &BTreeSet<String>) -> bool {
+        self.hosts().is_some_and(|signed| hosts.is_subset(signed))
+    }
+
     /// The hosts that the authority in force may vouch for; `None` when there is none.
     pub(super) fn hosts(&self) -> Option<&BTreeSet<String>> {
         self.signed.map(|_| &self.hosts)
     }
 
-    /// Has the authority signed unless the one in force is good for these hosts.
+    /// Has the authority signed unless the one in force is good for these hosts, or so new that
+    /// another would hardly be: the controller names the hosts, and may not know all of them.
     pub(super) fn want(&mut self, hosts: &BTreeSet<String>) {
-        let good = self
-            .signed
-            .is_some_and(|at| at.elapsed() < limits::AUTHORITY_AGE && hosts.is_subset(&self.hosts));
+        let good = self.signed.is_some_and(|at| {
+            let age = at.elapsed();
+            let covers = hosts.is_subset(&self.hosts);
+            age < limits::SIGN_AGAIN || covers && age < limits::AUTHORITY_AGE
+        });
         if !good && self.running.is_none() {
             let controller = Arc::clone(&self.controller);
             self.running = Some(tokio::spawn(sign(controller)));

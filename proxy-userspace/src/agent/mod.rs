@@ -28,7 +28,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, interval, sleep_until},
+    time::{Instant, interval, sleep_until, timeout},
 };
 
 use crate::{
@@ -149,7 +149,7 @@ struct Agent {
     snapshot: Snapshot,
     updates: mpsc::Receiver<Update>,
     /// The last update, until all of it is in force.
-    unacknowledged: Option<(u64, Receipt, String)>,
+    unacknowledged: Option<(u64, Receipt, Vec<String>)>,
     connected: watch::Receiver<bool>,
     board: Arc<Board>,
 }
@@ -179,27 +179,47 @@ impl Agent {
                 .with_context(|| format!("cannot open the cgroup {}", path.display()))?;
             node.attach(&directory)?;
         }
-        match self.follow(&mut node, &mut watcher, stop).await {
-            Err(error) if is_replaced(&error) => tracing::info!("a successor has taken over"),
-            ended => ended?,
-        }
+        let ended = self.follow(&mut node, &mut watcher, stop).await;
         self.board.update(|status| status.ready = false);
-        node.drain().await;
+        match ended {
+            Err(error) if is_replaced(&error) => self.retire(node, stop).await,
+            Err(error) => return Err(error),
+            Ok(()) => {
+                let _ = timeout(limits::STOP, node.drain()).await;
+            }
+        }
         Ok(())
     }
 
-    /// Waits for the first state and for an authority that is good for it.
+    /// Serves what its pods still have open here, and then waits to be told to stop: whoever
+    /// looks after this process would start it again, and it would take the node back.
+    async fn retire(&self, node: Node, stop: &mut Stop) {
+        tracing::info!("a successor has taken over; waiting to be stopped");
+        let drain = async {
+            node.drain().await;
+            std::future::pending::<()>().await;
+        };
+        let beat = async {
+            let mut beat = interval(limits::HEARTBEAT);
+            loop {
+                beat.tick().await;
+                self.report(None);
+            }
+        };
+        tokio::select! {
+            () = drain => {}
+            () = beat => {}
+            () = stop.wait() => {}
+        }
+    }
+
+    /// Waits for the first state and for an authority.
     async fn learn(&mut self) {
         let mut beat = interval(limits::HEARTBEAT);
         loop {
-            let hosts = self.snapshot.hosts();
             if self.snapshot.version().is_some() {
-                self.signer.want(&hosts);
-                if self
-                    .signer
-                    .hosts()
-                    .is_some_and(|signed| hosts.is_subset(signed))
-                {
+                self.signer.want(&self.snapshot.hosts());
+                if self.signer.hosts().is_some() {
                     return;
                 }
             }
@@ -218,6 +238,10 @@ impl Agent {
     async fn resolve(&self) {
         let mut lookups = JoinSet::new();
         for host in self.snapshot.hosts() {
+            if lookups.len() >= limits::RESOLVE_AT_ONCE {
+                lookups.join_next().await;
+                self.report(None);
+            }
             let resolver = Arc::clone(&self.proxy.resolver);
             // One that fails is complained about when it is tried again.
             lookups.spawn(async move { drop(resolver.resolve(&host).await) });
@@ -252,11 +276,15 @@ impl Agent {
                     self.bring_into_force(node)?;
                     node.resolve_soon();
                     pods.follow(&self.snapshot, node);
+                    if self.snapshot.forget_retired() {
+                        self.bring_into_force(node)?;
+                    }
                 }
                 signed = self.signer.next() => {
                     self.proxy.interceptor.set_authority(signed.authority);
                     self.bring_into_force(node)?;
                     node.resolve_soon();
+                    self.acknowledge("the node's authority does not cover all hosts");
                 }
                 () = at(retry) => pods.retry(&self.snapshot, node),
                 () = stop.wait() => return Ok(()),
@@ -270,19 +298,15 @@ impl Agent {
     /// Takes over an update; what of it cannot be followed is said when it is acknowledged.
     fn take(&mut self, update: &Update) {
         let version = update.message.version;
-        let fault = match self.snapshot.apply(&update.message) {
-            Ok(faults) => {
-                let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
-                texts.join("; ")
-            }
-            Err(error) => error.to_string(),
-        };
-        if !fault.is_empty() {
+        let faults = self.snapshot.apply(&update.message);
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        if !faults.is_empty() {
+            let faults = faults.join("; ");
             tracing::error!(
-                "the controller's update {version} is not in force as a whole: {fault}"
+                "the controller's update {version} is not in force as a whole: {faults}"
             );
         }
-        self.unacknowledged = Some((version, update.receipt.clone(), fault));
+        self.unacknowledged = Some((version, update.receipt.clone(), faults));
     }
 
     /// Makes the state that is known the one in force, as far as the authority is good for it;
@@ -294,20 +318,24 @@ impl Agent {
             return Ok(());
         };
         let refused = node.set_policies(self.snapshot.grants(signed), &self.roots)?;
-        if !hosts.is_subset(signed) {
-            return Ok(());
-        }
-        if let Some((version, receipt, mut fault)) = self.unacknowledged.take() {
+        if let Some((_, _, faults)) = &mut self.unacknowledged {
             for (_, error) in &refused {
                 tracing::error!("{error}");
-                if !fault.is_empty() {
-                    fault.push_str("; ");
-                }
-                fault.push_str(&error.to_string());
+                faults.push(error.to_string());
             }
-            receipt.acknowledge(version, fault);
+        }
+        if self.signer.covers(&hosts) {
+            self.acknowledge("");
         }
         Ok(())
+    }
+
+    /// Tells the controller what became of its last update, unless it knows.
+    fn acknowledge(&mut self, fault: &str) {
+        if let Some((version, receipt, mut faults)) = self.unacknowledged.take() {
+            faults.extend((!fault.is_empty()).then(|| fault.to_owned()));
+            receipt.acknowledge(version, faults.join("; "));
+        }
     }
 
     fn report(&self, serving: Option<(&Pods, bool)>) {
@@ -351,13 +379,15 @@ impl First {
         self.served
     }
 
+    /// One pod that cannot be served does not keep the agent from being ready for ever, but an
+    /// agent that cannot serve any is never ready, lest it replaces one that can.
     fn look(&mut self, pods: &Pods, snapshot: &Snapshot, node: &mut Node) -> Result<()> {
         if self.served {
             return Ok(());
         }
-        let waited = self.since.elapsed() > limits::FIRST_PODS;
-        if pods.is_settled(snapshot) || waited {
-            node.forget_strangers()?;
+        let patient = self.since.elapsed() < limits::FIRST_PODS;
+        if pods.is_settled(snapshot) || !patient && pods.enrolled() > 0 {
+            node.forget_strangers(|cgroup_id| pods.is_granted(cgroup_id, snapshot))?;
             self.served = true;
         }
         Ok(())

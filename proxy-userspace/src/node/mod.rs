@@ -244,10 +244,14 @@ impl Node {
     /// Leaves alone what an earlier agent served and this one does not: workloads that are
     /// not enrolled, and cgroups that nothing was [attached](Self::attach) to. For when
     /// everything that is to be served is.
-    pub fn forget_strangers(&mut self) -> Result<(), NodeError> {
+    ///
+    /// Workloads to `keep` stay as they are although they are not enrolled: what they dial is
+    /// refused until they are.
+    pub fn forget_strangers(&mut self, keep: impl Fn(u64) -> bool) -> Result<(), NodeError> {
         self.check_writer()?;
         let enrolled = &self.enrolled;
-        Ok(self.datapath.retain(|id| enrolled.contains_key(&id))?)
+        let stays = |id| enrolled.contains_key(&id) || keep(id);
+        Ok(self.datapath.retain(stays)?)
     }
 
     /// Attaches the datapath to a cgroup and all below it, in the place of an earlier

@@ -9,7 +9,7 @@ mod tree;
 mod watch;
 
 pub use name::PodUid;
-pub use netns::{PodNetNs, find_netns};
+pub use netns::{PodNetNs, find_netns, holds_process};
 pub use tree::{PodCgroup, levels, outermost};
 pub use watch::{PodEvent, PodWatcher};
 

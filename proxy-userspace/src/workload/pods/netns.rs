@@ -52,6 +52,11 @@ pub fn find_netns(cgroup: &Path, ips: &[IpAddr]) -> Result<Option<PodNetNs>, Net
     Ok(None)
 }
 
+/// Whether a process is in a cgroup or below.
+pub fn holds_process(cgroup: &Path, pid: u32) -> bool {
+    processes(cgroup).contains(&pid)
+}
+
 /// Whether an interface of the current namespace has one of the addresses, or any that leads
 /// out if none is known.
 fn holds(ips: &[IpAddr]) -> bool {
