@@ -7,9 +7,11 @@
 
 mod authority;
 mod controller;
+mod first;
 mod pods;
 mod snapshot;
 mod status;
+mod stop;
 mod wire;
 
 pub use status::{Status, StatusError, ask};
@@ -25,7 +27,6 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use nix::sys::prctl::set_dumpable;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, interval, sleep_until, timeout},
@@ -44,9 +45,11 @@ use crate::{
 };
 use authority::Signer;
 use controller::{Controller, Receipt, Update};
+use first::First;
 use pods::Pods;
 use snapshot::Snapshot;
 use status::{Board, Socket};
+use stop::Stop;
 
 /// What `postern agent` was told.
 pub struct Options {
@@ -115,29 +118,6 @@ async fn start(options: &Options) -> Result<()> {
         () = socket.serve(&board) => Ok(()),
         () = controller.subscribe(sender) => Ok(()),
         done = agent.serve(options, &cgroups, &mut stop) => done,
-    }
-}
-
-/// Signals that end the agent.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context("cannot handle signals");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 
@@ -357,40 +337,6 @@ impl Agent {
                 status.waiting_pods = pods.waiting(&self.snapshot);
             }
         });
-    }
-}
-
-/// The pods that were there when the agent started: until they are served it is not ready,
-/// and what a predecessor had enrolled stays.
-struct First {
-    since: Instant,
-    served: bool,
-}
-
-impl First {
-    fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            served: false,
-        }
-    }
-
-    fn are_served(&self) -> bool {
-        self.served
-    }
-
-    /// One pod that cannot be served does not keep the agent from being ready for ever, but an
-    /// agent that cannot serve any is never ready, lest it replaces one that can.
-    fn look(&mut self, pods: &Pods, snapshot: &Snapshot, node: &mut Node) -> Result<()> {
-        if self.served {
-            return Ok(());
-        }
-        let patient = self.since.elapsed() < limits::FIRST_PODS;
-        if pods.is_settled(snapshot) || !patient && pods.enrolled() > 0 {
-            node.forget_strangers(|cgroup_id| pods.is_granted(cgroup_id, snapshot))?;
-            self.served = true;
-        }
-        Ok(())
     }
 }
 
