@@ -33,6 +33,8 @@ pub(super) struct Signed {
 pub(super) struct Signer {
     controller: Arc<Controller>,
     hosts: BTreeSet<String>,
+    /// The hosts for whose sake it was last asked for.
+    asked: BTreeSet<String>,
     signed: Option<Instant>,
     running: Option<JoinHandle<Signed>>,
 }
@@ -42,6 +44,7 @@ impl Signer {
         Self {
             controller,
             hosts: BTreeSet::new(),
+            asked: BTreeSet::new(),
             signed: None,
             running: None,
         }
@@ -52,20 +55,27 @@ impl Signer {
         self.hosts().is_some_and(|signed| hosts.is_subset(signed))
     }
 
+    /// Whether the last request was for the sake of these hosts.
+    pub(super) fn was_asked_for(&self, hosts: &BTreeSet<String>) -> bool {
+        self.asked == *hosts
+    }
+
     /// The hosts that the authority in force may vouch for; `None` when there is none.
     pub(super) fn hosts(&self) -> Option<&BTreeSet<String>> {
         self.signed.map(|_| &self.hosts)
     }
 
-    /// Has the authority signed unless the one in force is good for these hosts, or so new that
-    /// another would hardly be: the controller names the hosts, and may not know all of them.
+    /// Has the authority signed unless the one in force is good for these hosts. The controller
+    /// names the hosts that it signs for; while it does not know all of these, it is not asked
+    /// about the same ones all the time.
     pub(super) fn want(&mut self, hosts: &BTreeSet<String>) {
         let good = self.signed.is_some_and(|at| {
             let age = at.elapsed();
-            let covers = hosts.is_subset(&self.hosts);
-            age < limits::SIGN_AGAIN || covers && age < limits::AUTHORITY_AGE
+            let asked_just_now = age < limits::SIGN_AGAIN && *hosts == self.asked;
+            asked_just_now || age < limits::AUTHORITY_AGE && hosts.is_subset(&self.hosts)
         });
         if !good && self.running.is_none() {
+            self.asked.clone_from(hosts);
             let controller = Arc::clone(&self.controller);
             self.running = Some(tokio::spawn(sign(controller)));
         }

@@ -264,7 +264,9 @@ impl Agent {
                     self.proxy.interceptor.set_authority(signed.authority);
                     self.bring_into_force(node)?;
                     node.resolve_soon();
-                    self.acknowledge("the node's authority does not cover all hosts");
+                    if self.signer.was_asked_for(&self.snapshot.hosts()) {
+                        self.acknowledge("the node's authority does not cover all hosts");
+                    }
                 }
                 () = at(retry) => pods.retry(&self.snapshot, node),
                 () = stop.wait() => return Ok(()),
