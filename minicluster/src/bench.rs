@@ -26,7 +26,9 @@ const UPSTREAM: &str = "192.0.2.10:8080";
 pub(crate) async fn perform(programs: Programs, rounds: usize) -> Result<()> {
     let world = World::start(programs).await?;
     let rotations = rotations(&world, rounds).await?;
+    let before = Footprint::of_agent(&world)?;
     let pods = pods(&world, rounds).await?;
+    let after = Footprint::of_agent(&world)?;
     println!("\n{rounds} rounds each, milliseconds\n");
     println!(
         "{:<66}{:>8}{:>8}{:>8}{:>8}",
@@ -45,7 +47,39 @@ pub(crate) async fn perform(programs: Programs, rounds: usize) -> Result<()> {
         pods.runtime,
     );
     line("  of which Postern", pods.postern);
+    println!("\nagent before these pods: {before}; after they are gone: {after}");
     Ok(())
+}
+
+/// What a process holds.
+struct Footprint {
+    resident_kib: u64,
+    descriptors: usize,
+}
+
+impl Footprint {
+    fn of_agent(world: &World) -> Result<Self> {
+        let pid = world.agent.as_ref().context("no agent runs")?.pid();
+        let path = format!("/proc/{pid}/status");
+        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|text| text.trim().trim_end_matches(" kB").parse().ok());
+        let folder = format!("/proc/{pid}/fd");
+        let descriptors = fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?;
+        Ok(Self {
+            resident_kib: resident.context("no resident size")?,
+            descriptors: descriptors.count(),
+        })
+    }
+}
+
+impl std::fmt::Display for Footprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (resident, descriptors) = (self.resident_kib / 1024, self.descriptors);
+        write!(f, "{resident} MiB resident, {descriptors} descriptors")
+    }
 }
 
 fn line(title: &str, mut times: Vec<Duration>) {
