@@ -1,6 +1,12 @@
 //! A node that serves a pod: grants that change, ways out, and what is left behind.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    net::{Ipv4Addr, TcpListener},
+    process::Command,
+    sync::Arc,
+};
 
 use anyhow::{Result, ensure};
 use postern::{
@@ -119,6 +125,38 @@ async fn what_is_encrypted_or_passed_through_leaves_from_the_pods_network() -> R
     ensure!(pod.held()? > 0 && pod.sockets("established")? > 0);
     node.withdraw(pod.cgroup.id())?;
     settled(|| Ok(pod.held()? == 0 && pod.sockets("established")? == 0)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connector_does_not_lead_to_services_of_the_node_alone() -> Result<()> {
+    let pod = Pod::new("node-only")?;
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    server.set_nonblocking(true)?;
+    let port = server.local_addr()?.port();
+    for host in ["127.0.0.1", "localhost"] {
+        let mut granted = pod.connector(1, Scheme::Http, port, "token");
+        let mut connector = Arc::try_unwrap(granted.connector).expect("nobody else has it");
+        connector.address.host = host.into();
+        granted.connector = Arc::new(connector);
+        let mut node = start(&pod, &[granted])?;
+        node.resolve().await?;
+        let url = format!("http://{host}:{port}/");
+        let refused = pod.seen(&["--ipv4", "--write-out", "%{http_code}", &url])?;
+        ensure!(
+            refused.contains("127.0.0.1") && refused.contains("a loopback address"),
+            "{refused}"
+        );
+        ensure!(refused.ends_with("502"), "{refused}");
+        ensure!(node.stats()?.redirected == 1);
+    }
+    let untouched = server.accept();
+    ensure!(
+        untouched
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
+        "{untouched:?}"
+    );
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
