@@ -37,6 +37,7 @@ pub mod tls;
 
 pub mod limits;
 pub mod probe;
+pub mod process;
 pub mod special;
 pub mod telemetry;
 

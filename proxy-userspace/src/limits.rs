@@ -34,9 +34,9 @@ pub const HEADERS: usize = 128;
 pub const H2_HEADER_LIST: u32 = 64 * 1024;
 /// Streams that one client connection may have open.
 pub const H2_STREAMS: u32 = 128;
-/// Window of one HTTP/2 stream, bytes.
+/// Window of one HTTP/2 stream of an upstream, bytes.
 pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
-/// Window of an HTTP/2 connection, bytes.
+/// Window of an HTTP/2 connection to an upstream, bytes.
 pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Silence after which an upstream is given up, before its answer starts; long enough for
 /// APIs that hold a request until there is news.
@@ -109,3 +109,14 @@ pub const HAND_OVER: Duration = Duration::from_mins(10);
 pub const HAND_OVER_WATCH: Duration = Duration::from_millis(100);
 /// Names that are resolved at the same time.
 pub const RESOLVE_AT_ONCE: usize = 16;
+/// How often the pods in the cgroup tree are looked for without having been notified.
+pub const PODS_AGAIN: Duration = Duration::from_secs(30);
+/// The same while the tree cannot be read or watched.
+pub const PODS_SOON: Duration = Duration::from_secs(1);
+/// Window of one HTTP/2 stream of a client, bytes. With the next, what a client can
+/// make Postern keep that sends faster than the upstream takes.
+pub const CLIENT_H2_STREAM_WINDOW: u32 = 256 * 1024;
+/// Window of a client's HTTP/2 connection, bytes.
+pub const CLIENT_H2_CONNECTION_WINDOW: u32 = 512 * 1024;
+/// How often a pod that dials its own listener is complained about.
+pub const COMPLAIN_AGAIN: Duration = Duration::from_mins(1);

@@ -165,7 +165,7 @@ impl Agent {
             () = stop.wait() => return Ok(()),
         }
         // Only now does a predecessor, if there is one, stop following the controller.
-        let kubepods = outermost(cgroups);
+        let kubepods = outermost(cgroups)?;
         let mut watcher = PodWatcher::new(cgroups)?;
         let levels = levels(&kubepods);
         let take_over = Node::take_over(Arc::clone(&self.proxy), &levels, &options.pins);

@@ -27,6 +27,7 @@ use crate::{
     gate::{Policies, Prepared},
     limits,
     node::{Binding, Granted, Node},
+    process::raise_open_files,
     proxy::{Proxy, Worker},
     state::Connector,
     telemetry::Counters,
@@ -85,7 +86,7 @@ async fn start(options: Options) -> Result<ExitCode> {
     // Before anything is set up: from here on a signal ends Postern only by way of its
     // clean-up.
     let signals = Signals::listen()?;
-    let open_files = child::raise_open_files()?;
+    let open_files = raise_open_files().context("cannot read the limit of open files")?;
     let rundir = RunDir::create()?;
     let (proxy, root_pem) = proxy(&options.connectors)?;
     let proxy = Arc::new(proxy);
