@@ -118,5 +118,11 @@ pub const PODS_SOON: Duration = Duration::from_secs(1);
 pub const CLIENT_H2_STREAM_WINDOW: u32 = 256 * 1024;
 /// Window of a client's HTTP/2 connection, bytes.
 pub const CLIENT_H2_CONNECTION_WINDOW: u32 = 512 * 1024;
-/// How often a pod that dials its own listener is complained about.
+/// How often what a workload may bring about is complained about.
 pub const COMPLAIN_AGAIN: Duration = Duration::from_mins(1);
+/// How long an agent without a successor serves connections that are open; well below what a
+/// kubelet allows.
+pub const STOPPING: Duration = Duration::from_secs(15);
+/// How long a client's HTTP/1.1 connection may be idle when it is to end: who asks once more
+/// meanwhile is told so with the answer.
+pub const IDLE_FAREWELL: Duration = Duration::from_secs(2);

@@ -179,12 +179,15 @@ impl Agent {
                 .with_context(|| format!("cannot open the cgroup {}", path.display()))?;
             node.attach(&directory)?;
         }
-        match self.follow(&mut node, &mut watcher, stop).await {
-            Err(error) if is_replaced(&error) => tracing::info!("a successor has taken over"),
-            ended => ended?,
-        }
+        let limit = match self.follow(&mut node, &mut watcher, stop).await {
+            Err(error) if is_replaced(&error) => {
+                tracing::info!("a successor has taken over");
+                limits::HAND_OVER
+            }
+            ended => ended.map(|()| limits::STOPPING)?,
+        };
         self.board.update(|status| status.ready = false);
-        node.drain().await;
+        node.drain(limit).await;
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::{fs, process::Command, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use postern::{
     datapath::unload,
+    limits,
     node::{Node, NodeError},
     state::{FailurePolicy, Scheme},
     tls::Roots,
@@ -45,7 +46,7 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
         incumbent.withdraw(pod.cgroup.id()),
         Err(NodeError::Replaced)
     ));
-    let drained = tokio::spawn(incumbent.drain());
+    let drained = tokio::spawn(incumbent.drain(limits::HAND_OVER));
     // The incumbent serves until the newcomer does.
     ensure!(open.get(&host)?.body == expected);
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
@@ -150,7 +151,7 @@ async fn a_fail_open_connector_is_reached_directly_until_its_workload_is_served(
     let first = pod.agent(&granted).await?;
     ensure!(pod.seen(&[&pod.url(port)])? == served);
     // Without a successor.
-    first.drain().await;
+    first.drain(limits::STOPPING).await;
     ensure!(pod.seen(&[&pod.url(port)])? == direct);
     let mut next = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
     next.resolve().await?;

@@ -128,3 +128,20 @@ fn failed(path: &Path, source: io::Error) -> NetNsError {
         source,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lack_of_descriptors_is_not_the_lack_of_a_process() {
+        let read = |errno: Errno| unless_gone::<()>(Path::new("/proc/7/ns/net"), Err(errno.into()));
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::EACCES] {
+            let error = read(errno).expect_err("an error");
+            assert!(error.to_string().contains("/proc/7/ns/net"), "{error}");
+        }
+        for errno in [Errno::ENOENT, Errno::ESRCH, Errno::ENODEV] {
+            assert!(matches!(read(errno), Ok(None)), "{errno}");
+        }
+    }
+}

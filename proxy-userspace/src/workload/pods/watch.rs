@@ -201,3 +201,42 @@ impl PodWatcher {
         (news, unwatched)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const FIRST: &str = "kubepods/pod0e4b2a1c-77d1-4f0e-9c55-2f6f3a1b9d10";
+    const SECOND: &str = "kubepods/pod5d1f9f3e-2f4c-4c8e-8a63-0e1fb0c3a7d2";
+
+    #[tokio::test]
+    async fn what_cannot_be_read_has_not_vanished() {
+        let directory = testkit::TempDir::new("pods").expect("a directory");
+        let file = directory.write("file", "").expect("a file");
+        let tree = directory.join("tree");
+        fs::create_dir_all(tree.join(FIRST)).expect("a pod");
+        let mut watcher = PodWatcher::new(&tree).expect("a watcher");
+        assert!(matches!(
+            watcher.pending.pop_front(),
+            Some(PodEvent::Appeared(_))
+        ));
+
+        // Like a directory that cannot be opened for lack of descriptors.
+        watcher.mount = file;
+        watcher.keep_up();
+        assert!(watcher.failed);
+        assert_eq!(watcher.pending, []);
+
+        fs::create_dir(tree.join(SECOND)).expect("a pod");
+        watcher.mount = tree;
+        watcher.keep_up();
+        assert!(!watcher.failed);
+        let pending = Vec::from(watcher.pending);
+        let [PodEvent::Appeared(pod)] = pending.as_slice() else {
+            panic!("{pending:?}");
+        };
+        assert!(pod.path.ends_with(SECOND));
+    }
+}
