@@ -18,9 +18,11 @@ pub const CONNECT: Duration = Duration::from_secs(5);
 pub const RESOLVE: Duration = Duration::from_secs(5);
 /// How long a resolved name is used without asking again.
 pub const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
+/// Longest pause before a name that does not resolve is asked for again.
+pub const RESOLVE_BACK_OFF: Duration = Duration::from_mins(1);
 /// How long an address that a name resolved to stays redirected after it was last seen.
 pub const ADDRESS_LIFE: Duration = Duration::from_mins(10);
-/// Most names whose addresses are remembered.
+/// Most names whose addresses are remembered, but for those of granted Connectors.
 pub const NAMES: usize = 4_096;
 /// Most addresses kept for one name.
 pub const ADDRESSES_PER_NAME: usize = 256;

@@ -9,7 +9,7 @@ use proxy_common::maps::{CREDENTIAL_REFUSE, CREDENTIAL_USABLE, Credential};
 
 use crate::{
     gate::{Policies, Prepared},
-    state::{Connector, ConnectorId},
+    state::{Connector, ConnectorId, FailurePolicy},
     tls::{Roots, TlsError},
     workload::PolicyId,
 };
@@ -46,6 +46,8 @@ pub(super) struct Grants {
 struct InForce {
     prepared: Prepared,
     binding: Binding,
+    /// Stands in for a Connector that cannot be put in force.
+    refused: bool,
 }
 
 /// What follows from new grants.
@@ -53,7 +55,8 @@ pub(super) struct Renewal {
     pub(super) grants: Grants,
     /// Connectors that are gone, or are not what they were.
     pub(super) changed: BTreeSet<ConnectorId>,
-    /// Connectors that were left out.
+    /// Connectors that cannot be put in force: what goes there is refused or, if they fail open,
+    /// left alone.
     pub(super) refused: Vec<(Arc<Connector>, TlsError)>,
 }
 
@@ -116,10 +119,12 @@ impl Grants {
                     let in_force = InForce {
                         prepared: prepared.with_usable(granted.binding.usable),
                         binding: granted.binding,
+                        refused: false,
                     };
                     connectors.insert(id, in_force);
                 }
                 Err(error) => {
+                    connectors.extend(InForce::refused(granted).map(|it| (id, it)));
                     refused.insert(id, (Arc::clone(&granted.connector), error));
                 }
             }
@@ -170,12 +175,31 @@ impl Grants {
 }
 
 impl InForce {
+    /// Refuses what a Connector would get, unless it fails open.
+    fn refused(granted: &Granted) -> Option<Self> {
+        if granted.connector.failure_policy == FailurePolicy::Open {
+            return None;
+        }
+        let binding = Binding {
+            usable: false,
+            ..granted.binding
+        };
+        // What fails without any authority fails for all Connectors alike.
+        let prepared = Prepared::refused(&granted.connector).ok()?;
+        Some(Self {
+            prepared,
+            binding,
+            refused: true,
+        })
+    }
+
     /// Whether `granted` is the same Connector with the same credential.
     fn is(&self, granted: &Granted) -> bool {
         let connector = self.prepared.connector();
-        Arc::ptr_eq(connector, &granted.connector)
+        let same = Arc::ptr_eq(connector, &granted.connector)
             || self.binding.is_same_credential(granted.binding)
-                && is_same(connector, &granted.connector)
+                && is_same(connector, &granted.connector);
+        same && !self.refused
     }
 }
 

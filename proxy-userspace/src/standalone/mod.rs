@@ -142,7 +142,8 @@ impl Run<'_> {
         let cgroup = Cgroup::create(&rundir.cgroup_name(), &rundir.spare_mount())
             .context("cannot set up redirection (--mode forward does without)")?;
         rundir.remember_cgroup(&cgroup)?;
-        let mut node = Node::start(Arc::clone(&self.proxy), cgroup.levels())?;
+        let mut node = Node::start(Arc::clone(&self.proxy), cgroup.levels())
+            .context("cannot redirect connections (--mode forward does without)")?;
         let granted = connectors.iter().map(|connector| Granted {
             connector: Arc::clone(connector),
             binding: Binding::of_file(),
@@ -158,7 +159,8 @@ impl Run<'_> {
         }
         let workload = self.workload(cgroup.id());
         node.enrol(workload, NetNs::own())?;
-        node.attach(cgroup.directory())?;
+        node.attach(cgroup.directory())
+            .context("cannot redirect connections (--mode forward does without)")?;
 
         let mut variables = std::mem::take(&mut self.trust.variables);
         variables.extend(environment::for_transparent(connectors));

@@ -186,6 +186,27 @@ async fn a_newcomer_that_gives_up_leaves_the_incumbent_in_charge() -> Result<()>
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gives_way_to_a_newcomer_that_cannot_run() -> Result<()> {
+    let pod = Pod::new("cannot")?;
+    let mut incumbent = pod.agent(&[]).await?;
+    let before = owner(&pod)?;
+    // A map that the newcomer cannot use.
+    let path = pod.pins().join("abi1/STATS");
+    fs::remove_file(&path)?;
+    let mut create = Command::new("bpftool");
+    create.args(["map", "create"]).arg(&path);
+    create.args(["type", "array", "key", "4", "value", "8", "entries", "1"]);
+    create.args(["name", "STATS"]);
+    run_ok(create)?;
+    let taken = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await;
+    let error = taken.err().context("it started")?.to_string();
+    ensure!(error.contains("STATS"), "{error}");
+    ensure!(owner(&pod)? == before, "it announced itself");
+    incumbent.set_policies(policy(&[]), &Roots::none())?;
+    Ok(())
+}
+
 /// Who writes the maps, or wants to.
 fn owner(pod: &Pod) -> Result<String> {
     let mut dump = Command::new("bpftool");
