@@ -165,7 +165,10 @@ async fn a_connector_does_not_lead_to_services_of_the_node_alone() -> Result<()>
 async fn a_connector_with_unusable_authorities_is_refused_unless_it_fails_open() -> Result<()> {
     let pod = Pod::new("authorities")?;
     let port = pod.upstream(Scheme::Http).await?;
-    let mut node = start(&pod, &[])?;
+    let host = pod.host.to_string();
+    let mut node = start(&pod, &[pod.connector(1, Scheme::Http, port, "token")])?;
+    let mut open = pod.open(port)?;
+    ensure!(open.get(&host)?.status == 200);
     for (failure_policy, refused) in [(FailurePolicy::Closed, 1), (FailurePolicy::Open, 0)] {
         let mut granted = pod.connector(1, Scheme::Http, port, "token");
         let mut connector = Arc::try_unwrap(granted.connector).expect("nobody else has it");
@@ -179,6 +182,11 @@ async fn a_connector_with_unusable_authorities_is_refused_unless_it_fails_open()
         }
         let answer = pod.curl(&[&pod.url(port)])?;
         if refused == 1 {
+            let kept = open.get(&host)?;
+            ensure!(
+                kept.status == 503 && kept.body.contains("default/c1"),
+                "{kept:?}"
+            );
             ensure!(answer.status.code() == Some(CURL_REFUSED), "{answer:?}");
         } else {
             ensure!(stdout(&answer) == format!("{} nothing", pod.address));
@@ -220,6 +228,34 @@ async fn a_policy_that_fills_the_map_leaves_room_for_the_others() -> Result<()> 
     let refused = node.set_policies(policies, &Roots::none())?;
     ensure!(refused.is_empty(), "{refused:?}");
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connectors_without_a_place_in_the_kernel_work_all_the_same() -> Result<()> {
+    let pod = Pod::new("credentials")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let expected = format!("{} Bearer token", pod.host);
+    let others = (1_u32..=17_000).map(|n| {
+        let mut granted = pod.connector(n, Scheme::Http, port, "other");
+        let mut connector = Arc::try_unwrap(granted.connector).expect("nobody else has it");
+        connector.extra_roots = Vec::new();
+        connector.address.host = Ipv4Addr::from_bits(10 << 24 | n).to_string();
+        granted.connector = Arc::new(connector);
+        granted
+    });
+    let mut node = start(&pod, &[])?;
+    let others = BTreeMap::from([(PolicyId(0), others.collect())]);
+    node.set_policies(others.clone(), &Roots::none())?;
+    // The map is full when it comes.
+    let mut all = others;
+    all.insert(
+        POLICY,
+        vec![pod.connector(20_000, Scheme::Http, port, "token")],
+    );
+    node.set_policies(all, &Roots::none())?;
+    ensure!(pod.seen(&[&pod.url(port)])? == expected);
+    ensure!(node.stats()?.redirected == 1);
     Ok(())
 }
 
