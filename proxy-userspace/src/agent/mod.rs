@@ -29,12 +29,13 @@ use nix::sys::prctl::set_dumpable;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, interval, sleep_until, timeout},
+    time::{Instant, interval, sleep_until},
 };
 
 use crate::{
     limits,
     node::{Node, NodeError},
+    process::raise_open_files,
     proxy::Proxy,
     telemetry::Counters,
     tls::{Interceptor, Roots},
@@ -76,6 +77,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if let Err(error) = set_dumpable(false) {
         tracing::warn!("cannot protect the memory of this process: {error}");
     }
+    raise_open_files()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -145,7 +147,7 @@ impl Agent {
             () = stop.wait() => return Ok(()),
         }
         // Only now does a predecessor, if there is one, stop following the controller.
-        let kubepods = outermost(cgroups);
+        let kubepods = outermost(cgroups)?;
         let mut watcher = PodWatcher::new(cgroups)?;
         let levels = levels(&kubepods);
         let take_over = Node::take_over(Arc::clone(&self.proxy), &levels, &options.pins);
@@ -164,9 +166,7 @@ impl Agent {
         match ended {
             Err(error) if is_replaced(&error) => self.retire(node, stop).await,
             Err(error) => return Err(error),
-            Ok(()) => {
-                let _ = timeout(limits::STOP, node.drain()).await;
-            }
+            Ok(()) => node.drain(limits::STOPPING).await,
         }
         Ok(())
     }
@@ -176,7 +176,7 @@ impl Agent {
     async fn retire(&self, node: Node, stop: &mut Stop) {
         tracing::info!("a successor has taken over; waiting to be stopped");
         let drain = async {
-            node.drain().await;
+            node.drain(limits::HAND_OVER).await;
             std::future::pending::<()>().await;
         };
         let beat = async {

@@ -182,7 +182,7 @@ impl Seen {
     fn place(&mut self, pod: &Pod, policy: PolicyId, node: &mut Node) -> Result<(), NodeError> {
         let (netns, inode) = if pod.host_network {
             // The agent's own connections to upstreams must not come back to it.
-            if holds_process(&self.cgroup.path, std::process::id()) {
+            if holds_process(&self.cgroup.path, std::process::id())? {
                 return Ok(());
             }
             (NetNs::own(), 0)

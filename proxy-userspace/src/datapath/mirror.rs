@@ -30,6 +30,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         Ok(Self { name, map, known })
     }
 
+    /// Adds or changes an entry; [`DatapathError::Full`] when there is no room for it.
     pub(super) fn put(
         &mut self,
         key: impl Borrow<K>,
@@ -41,7 +42,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         }
         self.map
             .insert(key, value, 0)
-            .map_err(|source| DatapathError::map(self.name, source))?;
+            .map_err(|source| DatapathError::put(self.name, source))?;
         self.known.insert(*key, *value);
         Ok(())
     }

@@ -104,6 +104,11 @@ impl Datapath {
         Ok((datapath, flows))
     }
 
+    /// Has the kernel verify the programs, with maps of their own that go at once.
+    pub fn verify() -> Result<(), DatapathError> {
+        load::object(None).map(drop)
+    }
+
     /// Attaches every program to a cgroup, or none of them.
     pub fn attach(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
         if let Some(pins) = &self.pins {
@@ -119,7 +124,8 @@ impl Datapath {
         attached
     }
 
-    /// Makes a workload's connections subject to `workload.policy`.
+    /// Makes a workload's connections subject to `workload.policy`. Fails with
+    /// [`DatapathError::Full`] when there is no room for another workload.
     pub fn enrol(&mut self, cgroup_id: u64, workload: Workload) -> Result<(), DatapathError> {
         self.workloads.put(WorkloadKey { cgroup_id }, workload)?;
         self.adopt()
@@ -146,23 +152,32 @@ impl Datapath {
         self.workloads.read(&WorkloadKey { cgroup_id })
     }
 
-    /// Replaces what is redirected; entries that stay are not interrupted.
+    /// Replaces what is redirected; entries that stay are not interrupted. Returns those for
+    /// which there is no room, which are the last ones.
     pub fn set_destinations(
         &mut self,
         wanted: &[(DestinationKey, Destination)],
-    ) -> Result<(), DatapathError> {
-        self.add_destinations(wanted)?;
+    ) -> Result<Vec<DestinationKey>, DatapathError> {
+        // What goes makes room for what comes.
         let keep: HashSet<_> = wanted.iter().map(|(key, _)| *key).collect();
-        self.destinations.retain(|key| keep.contains(key))
+        self.destinations.retain(|key| keep.contains(key))?;
+        self.add_destinations(wanted)
     }
 
-    /// Adds to what is redirected.
+    /// Adds to what is redirected. Returns the entries for which there is no room.
     pub fn add_destinations(
         &mut self,
         wanted: &[(DestinationKey, Destination)],
-    ) -> Result<(), DatapathError> {
-        let mut wanted = wanted.iter();
-        wanted.try_for_each(|(key, value)| self.destinations.put(key, value))
+    ) -> Result<Vec<DestinationKey>, DatapathError> {
+        let mut left_out = Vec::new();
+        for (key, value) in wanted {
+            match self.destinations.put(key, value) {
+                Ok(()) => {}
+                Err(DatapathError::Full { .. }) => left_out.push(*key),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(left_out)
     }
 
     /// Whether anything is redirected.
@@ -170,7 +185,8 @@ impl Datapath {
         self.destinations.keys().next().is_some()
     }
 
-    /// Tells the kernel whether a Connector's credential may be used.
+    /// Tells the kernel whether a Connector's credential may be used. Fails with
+    /// [`DatapathError::Full`] when there is no room for another Connector.
     pub fn set_credential(
         &mut self,
         connector: u32,

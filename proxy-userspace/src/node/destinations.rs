@@ -45,10 +45,40 @@ pub(super) struct Entries {
     pub(super) overfull: Vec<TooManyPorts>,
 }
 
+impl Entries {
+    /// Leaves out what there is no room for, and returns how many entries of which policies
+    /// that are. All policies have the same right to the room, and what one does not need is
+    /// shared by the others. The smallest come first.
+    pub(super) fn share(&mut self, room: usize) -> BTreeMap<PolicyId, usize> {
+        let mut policies: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        for (key, value) in self.entries.drain(..) {
+            policies.entry(key.policy).or_default().push((key, value));
+        }
+        let mut policies = Vec::from_iter(policies);
+        policies.sort_by_key(|(_, entries)| entries.len());
+        let mut left_out = BTreeMap::new();
+        let mut others = policies.len();
+        for (policy, mut entries) in policies {
+            let share = (room - self.entries.len()) / others;
+            others -= 1;
+            if entries.len() > share {
+                left_out.insert(PolicyId(policy), entries.len() - share);
+                entries.truncate(share);
+            }
+            self.entries.append(&mut entries);
+        }
+        left_out
+    }
+}
+
 /// The entries for all policies, from the addresses that are known for each host.
+///
+/// Connectors without a place among the kernel's credentials are left to the proxy, like those
+/// that share an address.
 pub(super) fn entries<'a>(
     policies: impl IntoIterator<Item = (PolicyId, &'a Vec<Granted>)>,
     resolver: &Resolver,
+    without_place: &BTreeSet<ConnectorId>,
 ) -> Entries {
     let mut all = Entries::default();
     for (policy, granted) in policies {
@@ -64,7 +94,7 @@ pub(super) fn entries<'a>(
             }
         }
         for (ip, wanted) in wanted {
-            all.entries.push(entry(policy, ip, &wanted));
+            all.entries.push(entry(policy, ip, &wanted, without_place));
             if wanted.ports.len() > PORTS_PER_DESTINATION {
                 all.overfull.push(TooManyPorts {
                     ip,
@@ -76,14 +106,19 @@ pub(super) fn entries<'a>(
     all
 }
 
-fn entry(policy: PolicyId, ip: IpAddr, wanted: &Wanted) -> (DestinationKey, Destination) {
+fn entry(
+    policy: PolicyId,
+    ip: IpAddr,
+    wanted: &Wanted,
+    without_place: &BTreeSet<ConnectorId>,
+) -> (DestinationKey, Destination) {
     let mut ports = [0; PORTS_PER_DESTINATION];
     for (place, port) in ports.iter_mut().zip(&wanted.ports) {
         *place = *port;
     }
     let mut connectors = wanted.connectors.iter();
     let connector = match (connectors.next(), connectors.next()) {
-        (Some(only), None) => only.0,
+        (Some(only), None) if !without_place.contains(only) => only.0,
         _ => 0,
     };
     let key = DestinationKey {
@@ -141,6 +176,7 @@ mod tests {
         entries(
             policies.iter().map(|(policy, granted)| (*policy, granted)),
             &Resolver::default(),
+            &BTreeSet::new(),
         )
     }
 
@@ -187,6 +223,46 @@ mod tests {
             .map(|(key, value)| (key.policy, value.connector, value.ports[0]))
             .collect();
         assert_eq!(found, [(1, 1, 443), (2, 2, 5000)]);
+    }
+
+    #[test]
+    fn a_connector_without_a_place_is_left_to_the_proxy() {
+        let granted = vec![connector(1, "192.0.2.1", 443, FailurePolicy::Closed)];
+        let without_place = BTreeSet::from([ConnectorId(1)]);
+        let policies = [(PolicyId(1), &granted)];
+        let Entries { entries, .. } = entries(policies, &Resolver::default(), &without_place);
+        assert_eq!(entries[0].1.connector, 0);
+    }
+
+    #[test]
+    fn a_large_policy_leaves_room_for_the_others() {
+        let sizes = [(1, 100), (2, 1), (3, 40), (4, 0), (5, 30)];
+        let policies = sizes.map(|(policy, size)| {
+            let granted = (0..size)
+                .map(|n| connector(n, &format!("192.0.2.{n}"), 443, FailurePolicy::Closed))
+                .collect();
+            (PolicyId(policy), granted)
+        });
+        let policies = BTreeMap::from(policies);
+        let found = |room| {
+            let mut entries = entries_of(&policies);
+            let left_out = entries.share(room);
+            assert!(entries.entries.len() <= room);
+            let mut kept = BTreeMap::new();
+            for (key, _) in &entries.entries {
+                *kept.entry(key.policy).or_insert(0) += 1;
+            }
+            (kept, left_out)
+        };
+        let (kept, left_out) = found(1000);
+        assert_eq!(kept, BTreeMap::from([(1, 100), (2, 1), (3, 40), (5, 30)]));
+        assert_eq!(left_out, BTreeMap::new());
+        let (kept, left_out) = found(101);
+        assert_eq!(kept, BTreeMap::from([(1, 35), (2, 1), (3, 35), (5, 30)]));
+        assert_eq!(
+            left_out,
+            BTreeMap::from([(PolicyId(1), 65), (PolicyId(3), 5)])
+        );
     }
 
     #[test]
