@@ -19,6 +19,7 @@ pub use status::{Status, StatusError, ask};
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
     sync::Arc,
 };
@@ -29,7 +30,7 @@ use nix::sys::prctl::set_dumpable;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, interval, sleep_until},
+    time::{Instant, interval, sleep_until, timeout},
 };
 
 use crate::{
@@ -166,7 +167,10 @@ impl Agent {
         match ended {
             Err(error) if is_replaced(&error) => self.retire(node, stop).await,
             Err(error) => return Err(error),
-            Ok(()) => node.drain(limits::STOPPING).await,
+            Ok(()) => tokio::select! {
+                () = node.drain(limits::STOPPING) => {}
+                () = self.beat() => {}
+            },
         }
         Ok(())
     }
@@ -175,21 +179,28 @@ impl Agent {
     /// looks after this process would start it again, and it would take the node back.
     async fn retire(&self, node: Node, stop: &mut Stop) {
         tracing::info!("a successor has taken over; waiting to be stopped");
-        let drain = async {
-            node.drain(limits::HAND_OVER).await;
-            std::future::pending::<()>().await;
-        };
-        let beat = async {
-            let mut beat = interval(limits::HEARTBEAT);
-            loop {
-                beat.tick().await;
-                self.report(None);
+        let end = async {
+            let mut drain = pin!(node.drain(limits::HAND_OVER));
+            tokio::select! {
+                () = &mut drain => stop.wait().await,
+                () = stop.wait() => {
+                    // What is open may end; whoever is not done by then was told to be.
+                    let _ = timeout(limits::STOPPING, drain).await;
+                }
             }
         };
         tokio::select! {
-            () = drain => {}
-            () = beat => {}
-            () = stop.wait() => {}
+            () = end => {}
+            () = self.beat() => {}
+        }
+    }
+
+    /// Signs of life, and nothing else.
+    async fn beat(&self) {
+        let mut beat = interval(limits::HEARTBEAT);
+        loop {
+            beat.tick().await;
+            self.report(None);
         }
     }
 
