@@ -12,7 +12,7 @@ use secrecy::SecretString;
 pub struct ConnectorId(pub u32);
 
 /// One Connector, ready for use.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Connector {
     /// Its number in this snapshot.
     pub id: ConnectorId,
@@ -83,7 +83,7 @@ pub enum Protocol {
 }
 
 /// Secret material of a Connector; `Debug` shows none of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Credential {
     /// RFC 7617 user name and password.
     Basic {

@@ -14,5 +14,6 @@ pub mod programs;
 pub mod wait;
 mod world;
 
+pub use mininode::CgroupLayout;
 pub use programs::Programs;
 pub use world::{REGISTRY, World};

@@ -112,20 +112,16 @@ impl World {
     }
 
     /// Starts an agent and waits until it is ready. One that runs already goes on until the
-    /// new one takes over.
+    /// new one has taken over, and is stopped then.
     pub async fn start_agent(&mut self) -> Result<()> {
         let process = self.spawn_agent(&self.agent_token.clone(), self.node.name())?;
         let before = self.agent.replace(process);
         let ready = self.agent_is_ready().await;
         ready.with_context(|| self.log_of_agent())?;
-        if let Some(mut before) = before {
-            wait::until("the end of the agent before", || {
-                let ended = before.ended();
-                async move { ended }
-            })
-            .await?;
+        match before {
+            Some(before) => before.terminate().await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Starts an agent with a token, as a node.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use fake_apiserver::{Handle, Identity, Options, Server, Token};
-use mininode::{Image, Kubelet, Node};
+use mininode::{CgroupLayout, Image, Kubelet, Node};
 use serde_json::Value;
 use testkit::{Pki, Registry, RegistryAuth, RegistryOptions, SandboxOptions, TempDir, oci};
 
@@ -55,6 +55,11 @@ pub struct World {
 impl World {
     /// Starts all but Postern: the API server has its manifests, the registry one user.
     pub async fn without_postern(programs: Programs) -> Result<Self> {
+        Self::without_postern_on(programs, CgroupLayout::Cgroupfs).await
+    }
+
+    /// The same with pods in cgroups as a driver of the kubelet names them.
+    pub async fn without_postern_on(programs: Programs, cgroups: CgroupLayout) -> Result<Self> {
         let files = TempDir::new("cluster")?;
         let pki = Pki::new()?;
         let address = REGISTRY_ADDRESS.parse().context("not an address")?;
@@ -63,6 +68,7 @@ impl World {
             .host(SERVICE, [127, 0, 0, 1].into());
         let node = Node::start(mininode::Options {
             network,
+            cgroups,
             ..mininode::Options::default()
         })
         .await?;

@@ -8,7 +8,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::LazyConfigAcceptor;
 
@@ -175,21 +175,32 @@ pub async fn plain<IO>(
     let io = TokioIo::new(io);
     let served = match version {
         HttpVersion::Http1 => {
-            conn::http1::Builder::new()
+            let connection = conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits::REQUEST_HEAD)
                 .max_buf_size(limits::HEAD_BYTES)
                 .max_headers(limits::HEADERS)
                 .preserve_header_case(true)
-                .serve_connection(io, service)
-                .await
+                .serve_connection(io, service);
+            let mut connection = pin!(connection);
+            let served = tokio::select! {
+                served = connection.as_mut() => Some(served),
+                () = farewell(&workload) => None,
+            };
+            if let Some(served) = served {
+                served
+            } else {
+                // Ends it now, or with the answer to the request that it is at.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
         HttpVersion::Http2 => {
             let connection = conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(limits::H2_STREAMS)
-                .initial_stream_window_size(limits::H2_STREAM_WINDOW)
-                .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
+                .initial_stream_window_size(limits::CLIENT_H2_STREAM_WINDOW)
+                .initial_connection_window_size(limits::CLIENT_H2_CONNECTION_WINDOW)
                 .max_header_list_size(limits::H2_HEADER_LIST)
                 .serve_connection(io, service);
             let mut connection = pin!(connection);
@@ -209,6 +220,13 @@ pub async fn plain<IO>(
     if let Err(error) = served {
         report(&worker, &workload, &site, &error);
     }
+}
+
+/// Waits until HTTP/1.1 connections that are idle have to end. One that was kept may be about
+/// to be used, and one that is new has yet to bring its first request.
+async fn farewell(workload: &Enrolment) {
+    workload.winding_down().await;
+    sleep(limits::IDLE_FAREWELL).await;
 }
 
 /// Says why a client's connection failed; loudly when the client does not trust Postern.

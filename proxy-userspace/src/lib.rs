@@ -2,7 +2,8 @@
 //! workload and the upstream of a Connector.
 //!
 //! The modules follow that path from top to bottom. A module uses those below it, never one
-//! above, except for [`state`], [`telemetry`] and [`limits`], which every room may use.
+//! above, except for [`state`], [`telemetry`], [`limits`] and [`special`], which every room may
+//! use.
 //! [`probe`] stands beside the path: it checks whether a Connector would work.
 
 pub mod agent;
@@ -36,6 +37,8 @@ pub mod tls;
 
 pub mod limits;
 pub mod probe;
+pub mod process;
+pub mod special;
 pub mod telemetry;
 
 /// What the node knows: the Connectors in force, with their credentials.

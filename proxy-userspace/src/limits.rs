@@ -18,6 +18,8 @@ pub const CONNECT: Duration = Duration::from_secs(5);
 pub const RESOLVE: Duration = Duration::from_secs(5);
 /// How long a resolved name is used without asking again.
 pub const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
+/// Longest pause before a name that does not resolve is asked for again.
+pub const RESOLVE_BACK_OFF: Duration = Duration::from_mins(1);
 /// How long an address that a name resolved to stays redirected after it was last seen.
 pub const ADDRESS_LIFE: Duration = Duration::from_mins(10);
 /// How often Postern looks whether workloads have learned as many addresses as they may.
@@ -27,7 +29,7 @@ pub const LEARNED_SWEEP: Duration = Duration::from_mins(10);
 /// How long an address that a workload learned stays redirected after it was last told or
 /// dialled; long, because some programs resolve a name but once.
 pub const LEARNED_LIFE: Duration = Duration::from_hours(24);
-/// Most names whose addresses are remembered.
+/// Most names whose addresses are remembered, but for those of granted Connectors.
 pub const NAMES: usize = 4_096;
 /// Most addresses kept for one name.
 pub const ADDRESSES_PER_NAME: usize = 256;
@@ -41,9 +43,9 @@ pub const HEADERS: usize = 128;
 pub const H2_HEADER_LIST: u32 = 64 * 1024;
 /// Streams that one client connection may have open.
 pub const H2_STREAMS: u32 = 128;
-/// Window of one HTTP/2 stream, bytes.
+/// Window of one HTTP/2 stream of an upstream, bytes.
 pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
-/// Window of an HTTP/2 connection, bytes.
+/// Window of an HTTP/2 connection to an upstream, bytes.
 pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Silence after which an upstream is given up, before its answer starts; long enough for
 /// APIs that hold a request until there is news.
@@ -85,6 +87,10 @@ pub const RECONNECT: Duration = Duration::from_secs(5);
 pub const SUBSCRIBE: Duration = Duration::from_secs(10);
 /// How long it may take to sign the node's authority.
 pub const SIGN: Duration = Duration::from_secs(10);
+/// Least time between two signatures.
+pub const SIGN_AGAIN: Duration = Duration::from_secs(1);
+/// How long the controller may take for the first update before that is complained about.
+pub const FIRST_UPDATE: Duration = Duration::from_secs(30);
 /// Largest update from the controller, bytes.
 pub const UPDATE: usize = 64 * 1024 * 1024;
 /// Acknowledgements that wait to be sent.
@@ -116,3 +122,20 @@ pub const HAND_OVER: Duration = Duration::from_mins(10);
 pub const HAND_OVER_WATCH: Duration = Duration::from_millis(100);
 /// Names that are resolved at the same time.
 pub const RESOLVE_AT_ONCE: usize = 16;
+/// How often the pods in the cgroup tree are looked for without having been notified.
+pub const PODS_AGAIN: Duration = Duration::from_secs(30);
+/// The same while the tree cannot be read or watched.
+pub const PODS_SOON: Duration = Duration::from_secs(1);
+/// Window of one HTTP/2 stream of a client, bytes. With the next, what a client can
+/// make Postern keep that sends faster than the upstream takes.
+pub const CLIENT_H2_STREAM_WINDOW: u32 = 256 * 1024;
+/// Window of a client's HTTP/2 connection, bytes.
+pub const CLIENT_H2_CONNECTION_WINDOW: u32 = 512 * 1024;
+/// How often what a workload may bring about is complained about.
+pub const COMPLAIN_AGAIN: Duration = Duration::from_mins(1);
+/// How long an agent without a successor serves connections that are open; well below what a
+/// kubelet allows.
+pub const STOPPING: Duration = Duration::from_secs(15);
+/// How long a client's HTTP/1.1 connection may be idle when it is to end: who asks once more
+/// meanwhile is told so with the answer.
+pub const IDLE_FAREWELL: Duration = Duration::from_secs(2);

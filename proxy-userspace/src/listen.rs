@@ -3,11 +3,12 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     sync::Arc,
 };
 
 use tokio::{
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
@@ -15,7 +16,7 @@ use tokio::{
 use crate::{
     datapath::FlowTable,
     limits,
-    telemetry::Counters,
+    telemetry::{Counters, Seldom},
     upstream::reset,
     workload::{Enrolment, NetNs, NetNsError},
 };
@@ -40,7 +41,8 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Listens on free loopback ports of a namespace.
+    /// Listens on free loopback ports of a namespace. Has to be called within a runtime, which
+    /// the listeners belong to.
     pub fn bind(netns: &NetNs) -> Result<Self, ListenError> {
         let (v4, v6) = netns.run(|| {
             (
@@ -49,8 +51,14 @@ impl Listeners {
             )
         })?;
         Ok(Self {
-            v4: v4.map_err(ListenError::Bind)?,
-            v6: v6.ok(),
+            v4: v4
+                .and_then(TcpListener::from_std)
+                .map_err(ListenError::Bind)?,
+            v6: v6
+                .ok()
+                .map(TcpListener::from_std)
+                .transpose()
+                .map_err(ListenError::Bind)?,
         })
     }
 
@@ -105,72 +113,93 @@ pub async fn accept(
     workload: Arc<Enrolment>,
     flows: Arc<FlowTable>,
     counters: Arc<Counters>,
-    deliver: impl Fn(Inbound) + Clone,
-) -> io::Result<()> {
-    let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_WORKLOAD));
-    let on = |listener| {
-        accept_on(
-            listener,
-            Arc::clone(&workload),
-            Arc::clone(&flows),
-            Arc::clone(&counters),
-            Arc::clone(&permits),
-            deliver.clone(),
-        )
+    deliver: impl Fn(Inbound),
+) {
+    let accept = Accept {
+        workload,
+        flows,
+        counters,
+        permits: Arc::new(Semaphore::new(limits::CONNECTIONS_PER_WORKLOAD)),
+        failures: Seldom::new(limits::COMPLAIN_AGAIN),
+        strangers: Seldom::new(limits::COMPLAIN_AGAIN),
+        deliver,
     };
-    match listeners.v6 {
-        Some(v6) => tokio::try_join!(on(listeners.v4), on(v6)).map(|_| ()),
-        None => on(listeners.v4).await,
+    match &listeners.v6 {
+        Some(v6) => {
+            tokio::join!(accept.on(&listeners.v4), accept.on(v6));
+        }
+        None => accept.on(&listeners.v4).await,
     }
 }
 
-async fn accept_on(
-    listener: TcpListener,
+/// What the two listeners of one workload share.
+struct Accept<D> {
     workload: Arc<Enrolment>,
     flows: Arc<FlowTable>,
     counters: Arc<Counters>,
     permits: Arc<Semaphore>,
-    deliver: impl Fn(Inbound),
-) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    loop {
+    /// Connections that could not be accepted.
+    failures: Seldom,
+    /// Connections without a flow.
+    strangers: Seldom,
+    deliver: D,
+}
+
+impl<D: Fn(Inbound)> Accept<D> {
+    async fn on(&self, listener: &TcpListener) {
         // Over the limit connections wait in the kernel's backlog.
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return Ok(());
-        };
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors: accept() fails at once and would spin.
-                tracing::error!(workload = workload.name, "cannot accept: {error}");
-                sleep(limits::ACCEPT_PAUSE).await;
-                continue;
+        while let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, peer)) => match stream.into_std() {
+                    Ok(stream) => self.accepted(stream, peer, permit),
+                    Err(error) => self.failed(&error),
+                },
+                Err(error) => {
+                    self.failed(&error);
+                    // Out of descriptors: accept() fails at once and would spin.
+                    sleep(limits::ACCEPT_PAUSE).await;
+                }
             }
-        };
-        let stream = stream.into_std()?;
-        if let Some(flow) = flows.find(workload.cgroup_id, peer) {
-            Counters::add(&counters.accepted, 1);
-            deliver(Inbound {
-                stream,
-                workload: Arc::clone(&workload),
-                dialled: flow.addr,
-                connector: flow.connector,
-                slot: Slot::new(&counters, permit),
-            });
-        } else {
-            Counters::add(&counters.unknown_flows, 1);
-            tracing::warn!(
-                workload = workload.name,
-                %peer,
-                "reset a connection that no enrolled workload made through connect()"
-            );
+        }
+    }
+
+    fn accepted(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+        let Some(flow) = self.flows.find(self.workload.cgroup_id, peer) else {
+            Counters::add(&self.counters.unknown_flows, 1);
+            if let Some(count) = self.strangers.happened() {
+                tracing::warn!(
+                    workload = self.workload.name,
+                    %peer,
+                    count,
+                    "reset connections that no enrolled workload made through connect()"
+                );
+            }
             reset(&stream);
+            return;
+        };
+        Counters::add(&self.counters.accepted, 1);
+        (self.deliver)(Inbound {
+            stream,
+            workload: Arc::clone(&self.workload),
+            dialled: flow.addr,
+            connector: flow.connector,
+            slot: Slot::new(&self.counters, permit),
+        });
+    }
+
+    fn failed(&self, error: &io::Error) {
+        if let Some(count) = self.failures.happened() {
+            tracing::error!(
+                workload = self.workload.name,
+                count,
+                "cannot accept: {error}"
+            );
         }
     }
 }
 
-fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(addr)?;
+fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(addr)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::command::{describe, run_ok, stdout_of};
 
 /// The maps that are shown; there may be more.
-const SHOWN: [&str; 6] = [
+pub const SHOWN: [&str; 6] = [
     "WORKLOADS",
     "DESTINATIONS",
     "CREDENTIALS",
@@ -71,9 +71,9 @@ pub fn of_process_even_if_empty(pid: u32) -> Result<Vec<Map>> {
 }
 
 /// Prints what bpftool makes of the maps with the help of their type information.
-pub fn show(maps: &[Map]) -> Result<()> {
-    for name in SHOWN {
-        let Some(map) = maps.iter().find(|map| map.name == name) else {
+pub fn show(maps: &[Map], names: &[&str]) -> Result<()> {
+    for name in names {
+        let Some(map) = maps.iter().find(|map| map.name == *name) else {
             continue;
         };
         let mut command = Command::new("bpftool");

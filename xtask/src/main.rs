@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::workspace::Workspace;
 
 mod build;
+mod cluster;
 mod demo;
 mod fuzz;
 mod lint;
@@ -39,10 +40,22 @@ struct Arguments {
 enum Task {
     /// Install what is missing on this machine, and only that
     Setup,
-    /// Build the postern binary, optimised
+    /// Build both binaries, optimised
     Build,
     /// Show the main job on real input, and that no secret leaks; needs root
-    Demo,
+    Demo {
+        /// In a cluster of one node with real pods instead of `postern run`
+        #[arg(long)]
+        cluster: bool,
+    },
+    /// Measure; needs root
+    Bench {
+        /// What to measure
+        what: Bench,
+        /// How often
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+    },
     /// Check format, style and dependencies
     Lint,
     /// Feed a parser made-up input, looking for any that it does not survive
@@ -67,6 +80,12 @@ enum Task {
     },
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Bench {
+    /// How soon a new Secret is used, and a new pod is served
+    Chain,
+}
+
 fn main() -> ExitCode {
     match perform(&Arguments::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,13 +102,28 @@ fn perform(task: &Task) -> Result<()> {
         Task::Setup => setup::perform(&workspace),
         Task::Build => {
             setup::perform(&workspace)?;
-            build::release(&workspace).map(drop)
+            build::all(&workspace).map(drop)
         }
-        Task::Demo => {
+        Task::Demo { cluster } => {
             test::require_root("demo")?;
             setup::perform(&workspace)?;
-            let postern = build::release(&workspace)?;
-            demo::perform(&postern)
+            if *cluster {
+                let programs = build::all(&workspace)?;
+                cluster::perform(&workspace, &programs, &["demo"])
+            } else {
+                demo::perform(&build::postern(&workspace)?)
+            }
+        }
+        Task::Bench { what, rounds } => {
+            test::require_root("bench")?;
+            setup::perform(&workspace)?;
+            let programs = build::all(&workspace)?;
+            let rounds = rounds.to_string();
+            match what {
+                Bench::Chain => {
+                    cluster::perform(&workspace, &programs, &["bench", "--rounds", &rounds])
+                }
+            }
         }
         Task::Lint => {
             setup::perform(&workspace)?;

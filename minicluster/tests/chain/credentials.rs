@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use minicluster::pods::Trust;
-use minicluster::{leaks, manifests, wait};
+use minicluster::{CgroupLayout, Programs, World, leaks, manifests, wait};
 use testkit::maps;
 
 use crate::{PUSH_AND_PULL, TEAM, add_team, refused, succeeded, world, world_with_team};
@@ -28,6 +28,20 @@ async fn a_pod_pushes_and_pulls_and_no_secret_shows() -> Result<()> {
     served(&world, 1).await?;
     leaks::search(&world, &leaks::needles(world.user(), &world.password))?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_the_systemd_driver_are_served_as_well() -> Result<()> {
+    let programs = Programs::beside_this()?;
+    let mut world = World::without_postern_on(programs, CgroupLayout::Systemd).await?;
+    world.start_controller().await?;
+    world.start_agent().await?;
+    add_team(&world, TEAM)?;
+    world.condition(TEAM, "Ready", "True").await?;
+    let pod = world
+        .run_pod(TEAM, "client", Trust::Postern, PUSH_AND_PULL)
+        .await?;
+    succeeded(&pod, "pulled")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +121,7 @@ async fn a_connector_that_is_deleted_is_gone_from_the_node() -> Result<()> {
 }
 
 /// Waits until the answer to a ping of pod `client` is this.
-async fn pings(world: &minicluster::World, expected: &str) -> Result<()> {
+async fn pings(world: &World, expected: &str) -> Result<()> {
     wait::until(&format!("a ping answered {expected}"), async || {
         let pod = world.exec(TEAM, "client", crate::PING).await?;
         Ok((pod.log == expected).then_some(()))
@@ -115,7 +129,7 @@ async fn pings(world: &minicluster::World, expected: &str) -> Result<()> {
     .await
 }
 
-async fn served(world: &minicluster::World, pods: u64) -> Result<()> {
+async fn served(world: &World, pods: u64) -> Result<()> {
     wait::until(&format!("{pods} served pods"), async || {
         let status = world.agent_status()?;
         Ok((status["pods"] == pods).then_some(()))

@@ -85,11 +85,7 @@ async fn a_process_of_the_host_in_a_pods_namespace_is_not_the_pod() -> Result<()
         ensure!(!output.status.success(), "{output:?}");
     }
     let agent = world.agent.as_ref().context("no agent")?;
-    ensure!(
-        agent.log().contains("reset a connection"),
-        "{}",
-        agent.log()
-    );
+    ensure!(agent.log().contains("reset connections"), "{}", agent.log());
     Ok(())
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Signed {
 pub(super) struct Signer {
     controller: Arc<Controller>,
     hosts: BTreeSet<String>,
+    /// The hosts for whose sake it was last asked for.
+    asked: BTreeSet<String>,
     signed: Option<Instant>,
     running: Option<JoinHandle<Signed>>,
 }
@@ -42,9 +44,20 @@ impl Signer {
         Self {
             controller,
             hosts: BTreeSet::new(),
+            asked: BTreeSet::new(),
             signed: None,
             running: None,
         }
+    }
+
+    /// Whether the authority in force may vouch for all of these hosts.
+    pub(super) fn covers(&self, hosts: &BTreeSet<String>) -> bool {
+        self.hosts().is_some_and(|signed| hosts.is_subset(signed))
+    }
+
+    /// Whether the last request was for the sake of these hosts.
+    pub(super) fn was_asked_for(&self, hosts: &BTreeSet<String>) -> bool {
+        self.asked == *hosts
     }
 
     /// The hosts that the authority in force may vouch for; `None` when there is none.
@@ -52,12 +65,17 @@ impl Signer {
         self.signed.map(|_| &self.hosts)
     }
 
-    /// Has the authority signed unless the one in force is good for these hosts.
+    /// Has the authority signed unless the one in force is good for these hosts. The controller
+    /// names the hosts that it signs for; while it does not know all of these, it is not asked
+    /// about the same ones all the time.
     pub(super) fn want(&mut self, hosts: &BTreeSet<String>) {
-        let good = self
-            .signed
-            .is_some_and(|at| at.elapsed() < limits::AUTHORITY_AGE && hosts.is_subset(&self.hosts));
+        let good = self.signed.is_some_and(|at| {
+            let age = at.elapsed();
+            let asked_just_now = age < limits::SIGN_AGAIN && *hosts == self.asked;
+            asked_just_now || age < limits::AUTHORITY_AGE && hosts.is_subset(&self.hosts)
+        });
         if !good && self.running.is_none() {
+            self.asked.clone_from(hosts);
             let controller = Arc::clone(&self.controller);
             self.running = Some(tokio::spawn(sign(controller)));
         }

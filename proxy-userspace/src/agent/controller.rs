@@ -20,7 +20,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::{Options, snapshot::SnapshotError};
+use super::Options;
 use crate::limits;
 
 /// Why the controller cannot be asked.
@@ -57,9 +57,14 @@ pub(super) enum ControllerError {
         /// What it said.
         message: String,
     },
-    /// The stream is out of order.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
+    /// The first update of a stream was not the whole state, or a later one is no newer.
+    #[error("the controller's updates are out of order: {found} came after {last:?}")]
+    Order {
+        /// Version of the update before, if there was one.
+        last: Option<u64>,
+        /// Version of this one.
+        found: u64,
+    },
     /// Nothing to ask over.
     #[error("there is no connection to the controller at {0}")]
     Away(String),
@@ -172,15 +177,19 @@ impl Controller {
         let channel = self.connect().await?;
         self.channel.store(Some(Arc::new(channel.clone())));
         let (receipt, mut stream) = self.hello(channel).await?;
+        let mut last = None;
         loop {
-            let message = match stream.message().await {
+            let message = match self.message(&mut stream, last).await {
                 Ok(Some(message)) => message,
                 Ok(None) => return Ok(()),
                 Err(status) => return Err(self.refused(&status)),
             };
-            if !*heard && !message.full {
-                return Err(SnapshotError::NotFull.into());
+            let found = message.version;
+            let in_order = last.map_or(message.full, |last| found > last);
+            if !in_order {
+                return Err(ControllerError::Order { last, found });
             }
+            last = Some(found);
             *heard = true;
             self.connected.send_replace(true);
             let update = Update {
@@ -191,6 +200,25 @@ impl Controller {
                 return Ok(());
             }
         }
+    }
+
+    /// The next update. A controller that has just started looks at the whole cluster before
+    /// it sends the first.
+    async fn message(
+        &self,
+        stream: &mut Streaming<NodeUpdate>,
+        last: Option<u64>,
+    ) -> Result<Option<NodeUpdate>, Status> {
+        if last.is_none() {
+            if let Ok(message) = timeout(limits::FIRST_UPDATE, stream.message()).await {
+                return message;
+            }
+            tracing::warn!(
+                "the controller at {} has sent nothing yet; still waiting",
+                self.address
+            );
+        }
+        stream.message().await
     }
 
     async fn hello(

@@ -7,9 +7,11 @@
 
 mod authority;
 mod controller;
+mod first;
 mod pods;
 mod snapshot;
 mod status;
+mod stop;
 mod wire;
 
 pub use status::{Status, StatusError, ask};
@@ -17,6 +19,7 @@ pub use status::{Status, StatusError, ask};
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
     sync::Arc,
 };
@@ -25,15 +28,15 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use nix::sys::prctl::set_dumpable;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, interval, sleep_until},
+    time::{Instant, interval, sleep_until, timeout},
 };
 
 use crate::{
     limits,
     node::{Node, NodeError},
+    process::raise_open_files,
     proxy::Proxy,
     telemetry::Counters,
     tls::{Interceptor, Roots},
@@ -44,9 +47,11 @@ use crate::{
 };
 use authority::Signer;
 use controller::{Controller, Receipt, Update};
+use first::First;
 use pods::Pods;
 use snapshot::Snapshot;
 use status::{Board, Socket};
+use stop::Stop;
 
 /// What `postern agent` was told.
 pub struct Options {
@@ -73,6 +78,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if let Err(error) = set_dumpable(false) {
         tracing::warn!("cannot protect the memory of this process: {error}");
     }
+    raise_open_files()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -118,29 +124,6 @@ async fn start(options: &Options) -> Result<()> {
     }
 }
 
-/// Signals that end the agent.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context("cannot handle signals");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 /// What an agent knows.
 struct Agent {
     proxy: Arc<Proxy>,
@@ -149,7 +132,7 @@ struct Agent {
     snapshot: Snapshot,
     updates: mpsc::Receiver<Update>,
     /// The last update, until all of it is in force.
-    unacknowledged: Option<(u64, Receipt, String)>,
+    unacknowledged: Option<(u64, Receipt, Vec<String>)>,
     connected: watch::Receiver<bool>,
     board: Arc<Board>,
 }
@@ -165,7 +148,7 @@ impl Agent {
             () = stop.wait() => return Ok(()),
         }
         // Only now does a predecessor, if there is one, stop following the controller.
-        let kubepods = outermost(cgroups);
+        let kubepods = outermost(cgroups)?;
         let mut watcher = PodWatcher::new(cgroups)?;
         let levels = levels(&kubepods);
         let take_over = Node::take_over(Arc::clone(&self.proxy), &levels, &options.pins);
@@ -179,27 +162,55 @@ impl Agent {
                 .with_context(|| format!("cannot open the cgroup {}", path.display()))?;
             node.attach(&directory)?;
         }
-        match self.follow(&mut node, &mut watcher, stop).await {
-            Err(error) if is_replaced(&error) => tracing::info!("a successor has taken over"),
-            ended => ended?,
-        }
+        let ended = self.follow(&mut node, &mut watcher, stop).await;
         self.board.update(|status| status.ready = false);
-        node.drain().await;
+        match ended {
+            Err(error) if is_replaced(&error) => self.retire(node, stop).await,
+            Err(error) => return Err(error),
+            Ok(()) => tokio::select! {
+                () = node.drain(limits::STOPPING) => {}
+                () = self.beat() => {}
+            },
+        }
         Ok(())
     }
 
-    /// Waits for the first state and for an authority that is good for it.
+    /// Serves what its pods still have open here, and then waits to be told to stop: whoever
+    /// looks after this process would start it again, and it would take the node back.
+    async fn retire(&self, node: Node, stop: &mut Stop) {
+        tracing::info!("a successor has taken over; waiting to be stopped");
+        let end = async {
+            let mut drain = pin!(node.drain(limits::HAND_OVER));
+            tokio::select! {
+                () = &mut drain => stop.wait().await,
+                () = stop.wait() => {
+                    // What is open may end; whoever is not done by then was told to be.
+                    let _ = timeout(limits::STOPPING, drain).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = end => {}
+            () = self.beat() => {}
+        }
+    }
+
+    /// Signs of life, and nothing else.
+    async fn beat(&self) {
+        let mut beat = interval(limits::HEARTBEAT);
+        loop {
+            beat.tick().await;
+            self.report(None);
+        }
+    }
+
+    /// Waits for the first state and for an authority.
     async fn learn(&mut self) {
         let mut beat = interval(limits::HEARTBEAT);
         loop {
-            let hosts = self.snapshot.hosts();
             if self.snapshot.version().is_some() {
-                self.signer.want(&hosts);
-                if self
-                    .signer
-                    .hosts()
-                    .is_some_and(|signed| hosts.is_subset(signed))
-                {
+                self.signer.want(&self.snapshot.hosts());
+                if self.signer.hosts().is_some() {
                     return;
                 }
             }
@@ -218,6 +229,10 @@ impl Agent {
     async fn resolve(&self) {
         let mut lookups = JoinSet::new();
         for host in self.snapshot.hosts() {
+            if lookups.len() >= limits::RESOLVE_AT_ONCE {
+                lookups.join_next().await;
+                self.report(None);
+            }
             let resolver = Arc::clone(&self.proxy.resolver);
             // One that fails is complained about when it is tried again.
             lookups.spawn(async move { drop(resolver.resolve(&host).await) });
@@ -252,11 +267,17 @@ impl Agent {
                     self.bring_into_force(node)?;
                     node.resolve_soon();
                     pods.follow(&self.snapshot, node);
+                    if self.snapshot.forget_retired() {
+                        self.bring_into_force(node)?;
+                    }
                 }
                 signed = self.signer.next() => {
                     self.proxy.interceptor.set_authority(signed.authority);
                     self.bring_into_force(node)?;
                     node.resolve_soon();
+                    if self.signer.was_asked_for(&self.snapshot.hosts()) {
+                        self.acknowledge("the node's authority does not cover all hosts");
+                    }
                 }
                 () = at(retry) => pods.retry(&self.snapshot, node),
                 () = stop.wait() => return Ok(()),
@@ -270,19 +291,15 @@ impl Agent {
     /// Takes over an update; what of it cannot be followed is said when it is acknowledged.
     fn take(&mut self, update: &Update) {
         let version = update.message.version;
-        let fault = match self.snapshot.apply(&update.message) {
-            Ok(faults) => {
-                let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
-                texts.join("; ")
-            }
-            Err(error) => error.to_string(),
-        };
-        if !fault.is_empty() {
+        let faults = self.snapshot.apply(&update.message);
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        if !faults.is_empty() {
+            let faults = faults.join("; ");
             tracing::error!(
-                "the controller's update {version} is not in force as a whole: {fault}"
+                "the controller's update {version} is not in force as a whole: {faults}"
             );
         }
-        self.unacknowledged = Some((version, update.receipt.clone(), fault));
+        self.unacknowledged = Some((version, update.receipt.clone(), faults));
     }
 
     /// Makes the state that is known the one in force, as far as the authority is good for it;
@@ -294,20 +311,24 @@ impl Agent {
             return Ok(());
         };
         let refused = node.set_policies(self.snapshot.grants(signed), &self.roots)?;
-        if !hosts.is_subset(signed) {
-            return Ok(());
-        }
-        if let Some((version, receipt, mut fault)) = self.unacknowledged.take() {
+        if let Some((_, _, faults)) = &mut self.unacknowledged {
             for (_, error) in &refused {
                 tracing::error!("{error}");
-                if !fault.is_empty() {
-                    fault.push_str("; ");
-                }
-                fault.push_str(&error.to_string());
+                faults.push(error.to_string());
             }
-            receipt.acknowledge(version, fault);
+        }
+        if self.signer.covers(&hosts) {
+            self.acknowledge("");
         }
         Ok(())
+    }
+
+    /// Tells the controller what became of its last update, unless it knows.
+    fn acknowledge(&mut self, fault: &str) {
+        if let Some((version, receipt, mut faults)) = self.unacknowledged.take() {
+            faults.extend((!fault.is_empty()).then(|| fault.to_owned()));
+            receipt.acknowledge(version, faults.join("; "));
+        }
     }
 
     fn report(&self, serving: Option<(&Pods, bool)>) {
@@ -329,38 +350,6 @@ impl Agent {
                 status.waiting_pods = pods.waiting(&self.snapshot);
             }
         });
-    }
-}
-
-/// The pods that were there when the agent started: until they are served it is not ready,
-/// and what a predecessor had enrolled stays.
-struct First {
-    since: Instant,
-    served: bool,
-}
-
-impl First {
-    fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            served: false,
-        }
-    }
-
-    fn are_served(&self) -> bool {
-        self.served
-    }
-
-    fn look(&mut self, pods: &Pods, snapshot: &Snapshot, node: &mut Node) -> Result<()> {
-        if self.served {
-            return Ok(());
-        }
-        let waited = self.since.elapsed() > limits::FIRST_PODS;
-        if pods.is_settled(snapshot) || waited {
-            node.forget_strangers()?;
-            self.served = true;
-        }
-        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     node::{Node, NodeError},
     workload::{
         NetNs, PolicyId, Workload,
-        pods::{PodCgroup, PodEvent, find_netns},
+        pods::{PodCgroup, PodEvent, find_netns, holds_process},
     },
 };
 
@@ -33,8 +33,8 @@ struct Seen {
     /// When to try again; `None` when there is nothing to try for.
     next: Option<Instant>,
     enrolled: Option<Enrolled>,
-    /// The last attempt to serve it ended in an error.
-    failed: bool,
+    /// Why the last attempt to serve it failed, if it did.
+    failure: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Pods {
                     since: Instant::now(),
                     next: None,
                     enrolled: None,
-                    failed: false,
+                    failure: None,
                 };
                 self.0.insert(id, seen);
                 self.advance(id, snapshot, node);
@@ -125,21 +125,22 @@ impl Pods {
     pub(super) fn is_settled(&self, snapshot: &Snapshot) -> bool {
         self.0.values().all(|seen| {
             let pod = snapshot.pod(&seen.cgroup.uid);
-            !seen.failed || step(seen.enrolled, pod) == Step::Nothing
+            seen.failure.is_none() || step(seen.enrolled, pod) == Step::Nothing
         })
+    }
+
+    /// Whether the cgroup is that of a pod that has something granted.
+    pub(super) fn is_granted(&self, cgroup_id: u64, snapshot: &Snapshot) -> bool {
+        let seen = self.0.get(&cgroup_id);
+        let pod = seen.and_then(|seen| snapshot.pod(&seen.cgroup.uid));
+        pod.is_some_and(|pod| pod.policy.0 != 0)
     }
 
     /// How many have something granted and no listener yet.
     pub(super) fn waiting(&self, snapshot: &Snapshot) -> usize {
-        let granted = |seen: &&Seen| {
-            let pod = snapshot.pod(&seen.cgroup.uid);
-            pod.is_some_and(|pod| pod.policy.0 != 0)
-        };
-        self.0
-            .values()
-            .filter(granted)
-            .filter(|seen| seen.enrolled.is_none())
-            .count()
+        let waits =
+            |(id, seen): &(&u64, &Seen)| seen.enrolled.is_none() && self.is_granted(**id, snapshot);
+        self.0.iter().filter(waits).count()
     }
 
     fn advance(&mut self, id: u64, snapshot: &Snapshot, node: &mut Node) {
@@ -152,13 +153,7 @@ impl Pods {
             (Step::Policy(policy), _) => seen.set_policy(policy, node),
             _ => Ok(()),
         };
-        seen.failed = outcome.is_err();
-        // Whoever takes over serves it, which the next look at the node will tell.
-        if let Err(error) = outcome
-            && !matches!(error, NodeError::Replaced)
-        {
-            tracing::error!(pod = %seen.cgroup.uid, "cannot serve a pod, trying again: {error}");
-        }
+        seen.note(outcome);
         let wants_more = matches!(
             step(seen.enrolled, snapshot.pod(&seen.cgroup.uid)),
             Step::Place(_) | Step::Policy(_)
@@ -168,8 +163,28 @@ impl Pods {
 }
 
 impl Seen {
+    /// Remembers a failure, and tells it once.
+    fn note(&mut self, outcome: Result<(), NodeError>) {
+        let failure = match outcome {
+            Ok(()) => None,
+            // Whoever takes over serves it, which the next look at the node will tell.
+            Err(NodeError::Replaced) => return,
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(text) = &failure
+            && self.failure.as_ref() != Some(text)
+        {
+            tracing::error!(pod = %self.cgroup.uid, "cannot serve a pod, trying again: {text}");
+        }
+        self.failure = failure;
+    }
+
     fn place(&mut self, pod: &Pod, policy: PolicyId, node: &mut Node) -> Result<(), NodeError> {
         let (netns, inode) = if pod.host_network {
+            // The agent's own connections to upstreams must not come back to it.
+            if holds_process(&self.cgroup.path, std::process::id())? {
+                return Ok(());
+            }
             (NetNs::own(), 0)
         } else {
             let found = find_netns(&self.cgroup.path, &pod.ips)

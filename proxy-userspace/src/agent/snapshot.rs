@@ -3,32 +3,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use proxy_common::distribution::{NodeUpdate, Workload as WireWorkload};
 
 use super::wire::{self, WireError};
 use crate::{
-    node::Granted,
-    state::ConnectorId,
+    node::{Binding, Granted},
+    state::{Address, Connector, ConnectorId, FailurePolicy},
     workload::{PolicyId, pods::PodUid},
 };
-
-/// Why an update cannot be followed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SnapshotError {
-    /// The first update of a stream was not the whole state.
-    #[error("the controller's first update is not the whole state")]
-    NotFull,
-    /// Versions have to grow.
-    #[error("update {found} came after update {last}")]
-    Order {
-        /// Version of the update before.
-        last: u64,
-        /// Version of this one.
-        found: u64,
-    },
-}
 
 /// A pod of the node, as the controller sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,31 +33,30 @@ pub(super) struct Snapshot {
     version: Option<u64>,
     connectors: BTreeMap<ConnectorId, Granted>,
     policies: BTreeMap<PolicyId, BTreeSet<ConnectorId>>,
+    /// Policies that the controller has replaced, until no pod is under them any more.
+    retired: BTreeMap<PolicyId, BTreeSet<ConnectorId>>,
     pods: BTreeMap<PodUid, Pod>,
 }
 
 impl Snapshot {
-    /// Takes over an update. What could not be understood is left out and returned; all else
-    /// is taken.
-    pub(super) fn apply(&mut self, update: &NodeUpdate) -> Result<Vec<WireError>, SnapshotError> {
-        match self.version {
-            None if !update.full => return Err(SnapshotError::NotFull),
-            // A new stream counts from the start.
-            Some(last) if !update.full && update.version <= last => {
-                let found = update.version;
-                return Err(SnapshotError::Order { last, found });
-            }
-            _ => {}
-        }
+    /// Takes over an update. What could not be understood is returned; it is refused as far
+    /// as it is known what it is, and all else is taken.
+    pub(super) fn apply(&mut self, update: &NodeUpdate) -> Vec<WireError> {
         if update.full {
-            *self = Self::default();
+            let mut retired = std::mem::take(&mut self.retired);
+            retired.append(&mut self.policies);
+            *self = Self {
+                retired,
+                ..Self::default()
+            };
         }
         self.version = Some(update.version);
         for id in &update.removed_connectors {
             self.connectors.remove(&ConnectorId(*id));
         }
         for id in &update.removed_policies {
-            self.policies.remove(&PolicyId(*id));
+            self.retired
+                .extend(self.policies.remove_entry(&PolicyId(*id)));
         }
         for uid in &update.removed_workloads {
             self.pods.remove(&PodUid::from(uid.clone()));
@@ -80,8 +64,9 @@ impl Snapshot {
         let mut faults = Vec::new();
         for message in &update.connectors {
             match wire::granted(message) {
-                Ok(granted) => {
+                Ok((granted, fault)) => {
                     self.connectors.insert(granted.connector.id, granted);
+                    faults.extend(fault);
                 }
                 Err(fault) => {
                     // What it was before does not hold any more.
@@ -96,6 +81,7 @@ impl Snapshot {
                 continue;
             }
             let connectors = policy.connectors.iter().copied().map(ConnectorId);
+            self.retired.remove(&PolicyId(policy.id));
             self.policies
                 .insert(PolicyId(policy.id), connectors.collect());
         }
@@ -107,7 +93,7 @@ impl Snapshot {
             self.pods
                 .insert(PodUid::from(message.pod_uid.clone()), pod(message, ips));
         }
-        Ok(faults)
+        faults
     }
 
     /// Version of the last update; `None` before the first.
@@ -134,20 +120,57 @@ impl Snapshot {
             .collect()
     }
 
-    /// What each policy grants, as far as all hosts of a Connector are among `hosts`.
-    pub(super) fn grants(&self, hosts: &BTreeSet<String>) -> BTreeMap<PolicyId, Vec<Granted>> {
-        let covered = |granted: &&Granted| {
-            let mut addresses = granted.connector.addresses();
-            addresses.all(|address| hosts.contains(&address.host))
-        };
-        self.policies
+    /// Forgets the policies that no pod is under any more; says whether there were any.
+    pub(super) fn forget_retired(&mut self) -> bool {
+        !std::mem::take(&mut self.retired).is_empty()
+    }
+
+    /// What each policy grants while the node's authority may vouch for `signed` alone. A
+    /// policy that was replaced grants what it did, as far as that is still on the node: its
+    /// pods are moved one by one, and must not be without any meanwhile.
+    pub(super) fn grants(&self, signed: &BTreeSet<String>) -> BTreeMap<PolicyId, Vec<Granted>> {
+        let connectors: BTreeMap<_, _> = self
+            .connectors
             .iter()
-            .map(|(policy, connectors)| {
-                let granted = connectors.iter().filter_map(|id| self.connectors.get(id));
-                (*policy, granted.filter(covered).cloned().collect())
+            .filter_map(|(id, granted)| Some((*id, as_far_as_signed(granted, signed)?)))
+            .collect();
+        self.retired
+            .iter()
+            .chain(&self.policies)
+            .map(|(policy, ids)| {
+                let granted = ids.iter().filter_map(|id| connectors.get(id));
+                (*policy, granted.cloned().collect())
             })
             .collect()
     }
+}
+
+/// Addresses that nobody can vouch for yet are left out. While that is so for the Connector's
+/// own address, the whole Connector is refused, or left alone if it fails open.
+fn as_far_as_signed(granted: &Granted, signed: &BTreeSet<String>) -> Option<Granted> {
+    let connector = &granted.connector;
+    let is_signed = |address: &Address| signed.contains(&address.host);
+    if connector.addresses().all(is_signed) {
+        return Some(granted.clone());
+    }
+    if is_signed(&connector.address) {
+        let extensions = connector.extensions.iter().filter(|it| is_signed(it));
+        let connector = Connector {
+            extensions: extensions.cloned().collect(),
+            ..Connector::clone(connector)
+        };
+        return Some(Granted {
+            connector: Arc::new(connector),
+            binding: granted.binding,
+        });
+    }
+    (connector.failure_policy == FailurePolicy::Closed).then(|| Granted {
+        connector: Arc::clone(connector),
+        binding: Binding {
+            usable: false,
+            ..granted.binding
+        },
+    })
 }
 
 fn pod(message: &WireWorkload, ips: Vec<IpAddr>) -> Pod {
@@ -163,7 +186,7 @@ fn pod(message: &WireWorkload, ips: Vec<IpAddr>) -> Pod {
 #[cfg(test)]
 mod tests {
     use proxy_common::distribution::{
-        Address, Basic, Connector, Credential, Policy, credential::Kind,
+        self as wire, Basic, Connector, Credential, Policy, credential::Kind,
     };
     use secrecy::ExposeSecret;
 
@@ -179,12 +202,7 @@ mod tests {
             id,
             namespace: "team".into(),
             name: format!("c{id}"),
-            addresses: vec![Address {
-                tls: true,
-                host: host.into(),
-                port: 443,
-                path: String::new(),
-            }],
+            addresses: vec![wire_address(host)],
             credential: Some(Credential {
                 kind: Some(Kind::Basic(basic)),
             }),
@@ -192,6 +210,15 @@ mod tests {
             generation: 1,
             revision: 7,
             ..Connector::default()
+        }
+    }
+
+    fn wire_address(host: &str) -> wire::Address {
+        wire::Address {
+            tls: true,
+            host: host.into(),
+            port: 443,
+            path: String::new(),
         }
     }
 
@@ -236,7 +263,7 @@ mod tests {
     #[test]
     fn an_update_changes_what_it_names_and_a_full_one_everything() {
         let mut snapshot = Snapshot::default();
-        assert_eq!(snapshot.apply(&full()), Ok(vec![]));
+        assert_eq!(snapshot.apply(&full()), vec![]);
         let all = ["one.example", "two.example"];
         assert_eq!(granted(&snapshot, &all), [1, 2]);
 
@@ -249,7 +276,7 @@ mod tests {
             removed_workloads: vec!["u".into()],
             ..NodeUpdate::default()
         };
-        assert_eq!(snapshot.apply(&update), Ok(vec![]));
+        assert_eq!(snapshot.apply(&update), vec![]);
         assert_eq!(granted(&snapshot, &all), [1]);
         let grants = snapshot.grants(&hosts(&all));
         let only = &grants[&PolicyId(5)][0];
@@ -264,47 +291,84 @@ mod tests {
             policies: vec![],
             ..full()
         };
-        assert_eq!(snapshot.apply(&again), Ok(vec![]));
+        assert_eq!(snapshot.apply(&again), vec![]);
+        assert!(snapshot.forget_retired());
         assert!(granted(&snapshot, &all).is_empty());
         assert!(snapshot.pod(&PodUid::from("u".to_owned())).is_some());
     }
 
     #[test]
-    fn a_stream_starts_with_the_whole_state_and_goes_forward() {
+    fn what_nobody_vouches_for_is_refused_and_disturbs_nothing_else() {
         let mut snapshot = Snapshot::default();
-        let change = |version| NodeUpdate {
-            version,
-            ..NodeUpdate::default()
+        let mut update = full();
+        update.connectors[0]
+            .addresses
+            .push(wire_address("further.example"));
+        let mut open = connector(3, "three.example", "x");
+        open.failure_policy = wire::FailurePolicy::Open.into();
+        update.connectors.push(open);
+        update.policies[0].connectors.push(3);
+        assert_eq!(snapshot.apply(&update), vec![]);
+
+        // An address more does not take the others away.
+        let grants = snapshot.grants(&hosts(&["one.example"]));
+        let [one, two] = grants[&PolicyId(5)].as_slice() else {
+            panic!("{grants:?}");
         };
-        assert_eq!(snapshot.apply(&change(1)), Err(SnapshotError::NotFull));
-        assert_eq!(snapshot.apply(&full()), Ok(vec![]));
-        let order = SnapshotError::Order { last: 1, found: 1 };
-        assert_eq!(snapshot.apply(&change(1)), Err(order));
-        assert_eq!(snapshot.version(), Some(1));
+        assert!(one.binding.usable && one.connector.extensions.is_empty());
+        // The kernel refuses the second, and leaves the third alone.
+        assert_eq!(two.connector.id, ConnectorId(2));
+        assert!(!two.binding.usable);
+
+        let all = [
+            "further.example",
+            "one.example",
+            "three.example",
+            "two.example",
+        ];
+        let grants = snapshot.grants(&hosts(&all));
+        assert!(grants[&PolicyId(5)].iter().all(|it| it.binding.usable));
+        assert_eq!(grants[&PolicyId(5)].len(), 3);
+        assert_eq!(snapshot.hosts(), hosts(&all));
     }
 
     #[test]
-    fn a_connector_waits_until_the_authority_may_vouch_for_all_its_hosts() {
+    fn a_replaced_policy_lasts_until_its_pods_have_moved() {
         let mut snapshot = Snapshot::default();
-        let mut update = full();
-        let further = Address {
-            tls: true,
-            host: "further.example".into(),
-            port: 443,
-            path: String::new(),
+        assert_eq!(snapshot.apply(&full()), vec![]);
+        let all = ["one.example", "two.example"];
+        let replaced = NodeUpdate {
+            version: 2,
+            removed_connectors: vec![2],
+            removed_policies: vec![5],
+            policies: vec![Policy {
+                id: 6,
+                connectors: vec![1],
+            }],
+            workloads: vec![workload("u", 6)],
+            ..NodeUpdate::default()
         };
-        update.connectors[0].addresses.push(further);
-        assert_eq!(snapshot.apply(&update), Ok(vec![]));
-        assert_eq!(granted(&snapshot, &["one.example", "two.example"]), [2]);
-        let all = ["further.example", "one.example", "two.example"];
-        assert_eq!(granted(&snapshot, &all), [1, 2]);
-        assert_eq!(snapshot.hosts(), hosts(&all));
+        let again = NodeUpdate {
+            version: 1,
+            full: true,
+            connectors: vec![connector(1, "one.example", "old")],
+            ..replaced.clone()
+        };
+        for update in [replaced, again] {
+            assert_eq!(snapshot.apply(&update), vec![]);
+            // Without what is deleted.
+            assert_eq!(granted(&snapshot, &all), [1]);
+            assert!(snapshot.grants(&hosts(&all)).contains_key(&PolicyId(6)));
+        }
+        assert!(snapshot.forget_retired() && !snapshot.forget_retired());
+        let policies: Vec<_> = snapshot.grants(&hosts(&all)).into_keys().collect();
+        assert_eq!(policies, [PolicyId(6)]);
     }
 
     #[test]
     fn what_is_not_understood_is_left_out_and_harms_nothing_else() {
         let mut snapshot = Snapshot::default();
-        assert_eq!(snapshot.apply(&full()), Ok(vec![]));
+        assert_eq!(snapshot.apply(&full()), vec![]);
         let mut unknown = connector(1, "one.example", "x");
         unknown.protocol = 99;
         let mut no_port = connector(3, "three.example", "x");
@@ -317,11 +381,14 @@ mod tests {
             workloads: vec![odd],
             ..NodeUpdate::default()
         };
-        let faults = snapshot.apply(&update).expect("an update in order");
+        let faults = snapshot.apply(&update);
         let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), 3, "{texts:?}");
         assert!(texts[0].contains("team/c1") && texts[0].contains("protocol"));
-        assert_eq!(granted(&snapshot, &["one.example", "two.example"]), [2]);
+        let grants = snapshot.grants(&hosts(&["one.example", "two.example"]));
+        let usable = |it: &Granted| (it.connector.id.0, it.binding.usable);
+        let found: Vec<_> = grants[&PolicyId(5)].iter().map(usable).collect();
+        assert_eq!(found, [(1, false), (2, true)]);
         assert!(snapshot.pod(&PodUid::from("v".to_owned())).is_some());
     }
 }

@@ -29,13 +29,13 @@ pub struct Status {
     pub node: String,
     /// Whether its main loop turns.
     pub live: bool,
-    /// Whether the pods that were there when it started are served.
+    /// Whether the pods that were there when it started are served, as far as they can be.
     pub ready: bool,
     /// Whether the controller's stream is up.
     pub connected: bool,
-    /// Version of the state in force; none before the first.
+    /// Version of the newest state that came from the controller; none before the first.
     pub state_version: Option<u64>,
-    /// Connectors in force.
+    /// Connectors in it.
     pub connectors: usize,
     /// Hosts of Connectors that wait for the controller to sign this node's authority for them.
     pub unsigned_hosts: usize,

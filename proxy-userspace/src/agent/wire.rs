@@ -52,43 +52,49 @@ pub(super) enum WireError {
     },
 }
 
-/// A Connector with the state of its credential.
-pub(super) fn granted(message: &wire::Connector) -> Result<Granted, WireError> {
+/// A Connector with the state of its credential. One with a value that this version does not
+/// know is not usable, so that its connections are refused instead of going out without a
+/// credential; the fault says why.
+pub(super) fn granted(
+    message: &wire::Connector,
+) -> Result<(Granted, Option<WireError>), WireError> {
     if message.id == 0 {
         return Err(WireError::Zero("a connector"));
     }
     let title = format!("{}/{}", message.namespace, message.name);
-    let unknown = |field| WireError::Unknown {
-        connector: title.clone(),
-        field,
-    };
     let mut addresses = message
         .addresses
         .iter()
         .map(|it| address(it, &title))
         .collect::<Result<Vec<_>, _>>()?
         .into_iter();
-    let protocol = match wire::Protocol::try_from(message.protocol) {
-        Ok(wire::Protocol::Http) => Protocol::Http,
-        Ok(wire::Protocol::Oci) => Protocol::Oci,
-        Err(_) => return Err(unknown("protocol")),
+    let mut unknown = None;
+    let mut missing = |field| {
+        unknown = Some(WireError::Unknown {
+            connector: title.clone(),
+            field,
+        });
     };
+    let protocol = protocol(message.protocol).unwrap_or_else(|| {
+        missing("protocol");
+        Protocol::Http
+    });
     let client_authorization =
-        match wire::ClientAuthorization::try_from(message.client_authorization) {
-            Ok(wire::ClientAuthorization::Replace) => ClientAuthorization::Replace,
-            Ok(wire::ClientAuthorization::Keep) => ClientAuthorization::Keep,
-            Ok(wire::ClientAuthorization::Reject) => ClientAuthorization::Reject,
-            Err(_) => return Err(unknown("client authorization")),
-        };
-    let failure_policy = match wire::FailurePolicy::try_from(message.failure_policy) {
-        Ok(wire::FailurePolicy::Closed) => FailurePolicy::Closed,
-        Ok(wire::FailurePolicy::Open) => FailurePolicy::Open,
-        Err(_) => return Err(unknown("failure policy")),
-    };
-    let credential = match &message.credential {
-        None => None,
-        Some(it) => Some(credential(it).ok_or_else(|| unknown("credential"))?),
-    };
+        client_authorization(message.client_authorization).unwrap_or_else(|| {
+            missing("client authorization");
+            ClientAuthorization::Reject
+        });
+    let failure_policy = failure_policy(message.failure_policy).unwrap_or_else(|| {
+        missing("failure policy");
+        FailurePolicy::Closed
+    });
+    let credential = message.credential.as_ref().and_then(|it| {
+        let known = credential(it);
+        if known.is_none() {
+            missing("credential");
+        }
+        known
+    });
     let connector = Connector {
         id: ConnectorId(message.id),
         namespace: message.namespace.clone(),
@@ -108,14 +114,15 @@ pub(super) fn granted(message: &wire::Connector) -> Result<Granted, WireError> {
             .map(|der| CertificateDer::from(der.clone()))
             .collect(),
     };
-    Ok(Granted {
+    let granted = Granted {
         connector: Arc::new(connector),
         binding: Binding {
             generation: message.generation,
             revision: message.revision,
-            usable: message.usable,
+            usable: message.usable && unknown.is_none(),
         },
-    })
+    };
+    Ok((granted, unknown))
 }
 
 /// The addresses of a pod.
@@ -127,6 +134,28 @@ pub(super) fn pod_addresses(message: &wire::Workload) -> Result<Vec<IpAddr>, Wir
         })
     };
     message.ips.iter().map(parse).collect()
+}
+
+fn protocol(value: i32) -> Option<Protocol> {
+    Some(match wire::Protocol::try_from(value).ok()? {
+        wire::Protocol::Http => Protocol::Http,
+        wire::Protocol::Oci => Protocol::Oci,
+    })
+}
+
+fn client_authorization(value: i32) -> Option<ClientAuthorization> {
+    Some(match wire::ClientAuthorization::try_from(value).ok()? {
+        wire::ClientAuthorization::Replace => ClientAuthorization::Replace,
+        wire::ClientAuthorization::Keep => ClientAuthorization::Keep,
+        wire::ClientAuthorization::Reject => ClientAuthorization::Reject,
+    })
+}
+
+fn failure_policy(value: i32) -> Option<FailurePolicy> {
+    Some(match wire::FailurePolicy::try_from(value).ok()? {
+        wire::FailurePolicy::Closed => FailurePolicy::Closed,
+        wire::FailurePolicy::Open => FailurePolicy::Open,
+    })
 }
 
 fn address(message: &wire::Address, connector: &str) -> Result<Address, WireError> {

@@ -5,19 +5,18 @@ use std::{
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
 use nix::errno::Errno;
+use proxy_common::maps::{MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_WORKLOADS};
 
 /// Why the kernel half does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
     /// The process may not use BPF.
-    #[error(
-        "not allowed to use eBPF: run as root (CAP_BPF and CAP_NET_ADMIN), or use --mode forward"
-    )]
+    #[error("not allowed to use eBPF: run as root (CAP_BPF and CAP_NET_ADMIN)")]
     NotAllowed,
     /// The kernel refused a program.
     #[error(
         "kernel {running} does not take the program {program}, which needs Linux {since} or \
-         later with CONFIG_CGROUP_BPF: {source}; use --mode forward on this machine"
+         later with CONFIG_CGROUP_BPF: {source}"
     )]
     Program {
         /// Name of the program, which is that of its hook.
@@ -32,7 +31,7 @@ pub enum DatapathError {
     /// The kernel refused the object before any program.
     #[error(
         "kernel {running} does not take the maps or type information of the eBPF object, which \
-         needs Linux 5.8 or later: {source}; use --mode forward on this machine"
+         needs Linux 5.8 or later: {source}"
     )]
     Load {
         /// Release of the running kernel.
@@ -53,6 +52,18 @@ pub enum DatapathError {
         name: &'static str,
         /// What the kernel answered.
         source: Box<MapError>,
+    },
+    /// A map has no room for another entry. What is in it stays in force.
+    #[error(
+        "the eBPF map {name} is full: one node has room for {} pods with Connectors, {} addresses \
+         of Connectors over all combinations that pods are granted, and {} Connectors",
+        MAX_WORKLOADS,
+        MAX_DESTINATIONS,
+        MAX_CREDENTIALS
+    )]
+    Full {
+        /// Name of the map.
+        name: &'static str,
     },
     /// Maps cannot be pinned there.
     #[error(
@@ -144,6 +155,15 @@ impl DatapathError {
             what,
             path: path.clone(),
             source,
+        }
+    }
+
+    /// For an entry that could not be put into a map.
+    pub(super) fn put(name: &'static str, source: MapError) -> Self {
+        let errno = io_error(&source).and_then(io::Error::raw_os_error);
+        match errno.map(Errno::from_raw) {
+            Some(Errno::E2BIG | Errno::ENOMEM) => Self::Full { name },
+            _ => Self::map(name, source),
         }
     }
 

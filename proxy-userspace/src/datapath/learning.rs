@@ -23,7 +23,10 @@ use proxy_common::maps::{
 };
 use tokio::time::Instant;
 
-use super::{DatapathError, Pins, load, mirror, mirror::Mirror};
+use super::{
+    DatapathError, Pins, load,
+    mirror::{self, Mirror},
+};
 use crate::limits;
 
 /// The maps and links of learning.
@@ -43,7 +46,7 @@ pub(super) struct Learning {
 impl Learning {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         Ok(Self {
-            hostnames: mirror(ebpf, "HOSTNAMES")?,
+            hostnames: super::mirror(ebpf, "HOSTNAMES")?,
             learned: load::map(ebpf, "LEARNED")?,
             budgets: load::map(ebpf, "BUDGETS")?,
             links: HashMap::new(),
@@ -56,18 +59,17 @@ impl Learning {
     pub(super) fn add_hostnames(
         &mut self,
         wanted: &[(HostnameKey, Destination)],
-    ) -> Result<(), DatapathError> {
-        let mut wanted = wanted.iter();
-        wanted.try_for_each(|(key, value)| self.hostnames.put(key, value))
+    ) -> Result<Vec<HostnameKey>, DatapathError> {
+        mirror::put_all(&mut self.hostnames, wanted)
     }
 
     pub(super) fn set_hostnames(
         &mut self,
         wanted: &[(HostnameKey, Destination)],
-    ) -> Result<(), DatapathError> {
-        self.add_hostnames(wanted)?;
+    ) -> Result<Vec<HostnameKey>, DatapathError> {
         let keep: HashSet<_> = wanted.iter().map(|(key, _)| *key).collect();
-        self.hostnames.retain(|key| keep.contains(key))
+        self.hostnames.retain(|key| keep.contains(key))?;
+        self.add_hostnames(wanted)
     }
 
     pub(super) fn has_hostnames(&self) -> bool {

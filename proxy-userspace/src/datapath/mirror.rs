@@ -30,6 +30,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         Ok(Self { name, map, known })
     }
 
+    /// Adds or changes an entry; [`DatapathError::Full`] when there is no room for it.
     pub(super) fn put(
         &mut self,
         key: impl Borrow<K>,
@@ -41,7 +42,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         }
         self.map
             .insert(key, value, 0)
-            .map_err(|source| DatapathError::map(self.name, source))?;
+            .map_err(|source| DatapathError::put(self.name, source))?;
         self.known.insert(*key, *value);
         Ok(())
     }
@@ -75,4 +76,24 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
             Err(source) => Err(DatapathError::map(self.name, source)),
         }
     }
+}
+
+/// Adds or changes entries. Returns the keys of those for which there is no room.
+pub(super) fn put_all<K, V>(
+    map: &mut Mirror<K, V>,
+    wanted: &[(K, V)],
+) -> Result<Vec<K>, DatapathError>
+where
+    K: Pod + Eq + Hash,
+    V: Pod + PartialEq,
+{
+    let mut left_out = Vec::new();
+    for (key, value) in wanted {
+        match map.put(key, value) {
+            Ok(()) => {}
+            Err(DatapathError::Full { .. }) => left_out.push(*key),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(left_out)
 }

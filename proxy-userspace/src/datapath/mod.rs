@@ -110,6 +110,11 @@ impl Datapath {
         Ok((datapath, flows))
     }
 
+    /// Has the kernel verify the programs, with maps of their own that go at once.
+    pub fn verify() -> Result<(), DatapathError> {
+        load::object(None).map(drop)
+    }
+
     /// Attaches every program to a cgroup, or none of them.
     pub fn attach(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
         if let Some(pins) = &self.pins {
@@ -125,7 +130,8 @@ impl Datapath {
         attached
     }
 
-    /// Makes a workload's connections subject to `workload.policy`.
+    /// Makes a workload's connections subject to `workload.policy`. Fails with
+    /// [`DatapathError::Full`] when there is no room for another workload.
     pub fn enrol(&mut self, cgroup_id: u64, workload: Workload) -> Result<(), DatapathError> {
         self.workloads.put(WorkloadKey { cgroup_id }, workload)?;
         self.adopt()
@@ -175,38 +181,39 @@ impl Datapath {
         self.workloads.read(&WorkloadKey { cgroup_id })
     }
 
-    /// Replaces what is redirected; entries that stay are not interrupted.
+    /// Replaces what is redirected; entries that stay are not interrupted. Returns those for
+    /// which there is no room, which are the last ones.
     pub fn set_destinations(
         &mut self,
         wanted: &[(DestinationKey, Destination)],
-    ) -> Result<(), DatapathError> {
-        self.add_destinations(wanted)?;
+    ) -> Result<Vec<DestinationKey>, DatapathError> {
+        // What goes makes room for what comes.
         let keep: HashSet<_> = wanted.iter().map(|(key, _)| *key).collect();
-        self.destinations.retain(|key| keep.contains(key))
+        self.destinations.retain(|key| keep.contains(key))?;
+        self.add_destinations(wanted)
     }
 
-    /// Adds to what is redirected.
+    /// Adds to what is redirected. Returns the entries for which there is no room.
     pub fn add_destinations(
         &mut self,
         wanted: &[(DestinationKey, Destination)],
-    ) -> Result<(), DatapathError> {
-        let mut wanted = wanted.iter();
-        wanted.try_for_each(|(key, value)| self.destinations.put(key, value))
+    ) -> Result<Vec<DestinationKey>, DatapathError> {
+        mirror::put_all(&mut self.destinations, wanted)
     }
 
-    /// Replaces the hosts whose addresses are learned.
+    /// Replaces the hosts whose addresses are learned. Returns those for which there is no room.
     pub fn set_hostnames(
         &mut self,
         wanted: &[(HostnameKey, Destination)],
-    ) -> Result<(), DatapathError> {
+    ) -> Result<Vec<HostnameKey>, DatapathError> {
         self.learning.set_hostnames(wanted)
     }
 
-    /// Adds to the hosts whose addresses are learned.
+    /// Adds to the hosts whose addresses are learned. Returns those for which there is no room.
     pub fn add_hostnames(
         &mut self,
         wanted: &[(HostnameKey, Destination)],
-    ) -> Result<(), DatapathError> {
+    ) -> Result<Vec<HostnameKey>, DatapathError> {
         self.learning.add_hostnames(wanted)
     }
 
@@ -222,7 +229,8 @@ impl Datapath {
         self.destinations.keys().next().is_some() || self.learning.has_hostnames()
     }
 
-    /// Tells the kernel whether a Connector's credential may be used.
+    /// Tells the kernel whether a Connector's credential may be used. Fails with
+    /// [`DatapathError::Full`] when there is no room for another Connector.
     pub fn set_credential(
         &mut self,
         connector: u32,

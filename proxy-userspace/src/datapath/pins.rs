@@ -122,6 +122,8 @@ impl Pins {
                     path: directory.clone(),
                 });
             }
+            // Nobody gives way to one that could not go on with what is there.
+            check_layouts(&directory)?;
             handed_over = true;
             claim.announce();
             sleep(limits::CLAIM_AGAIN).await;

@@ -103,6 +103,17 @@ impl Prepared {
         })
     }
 
+    /// A Connector whose own authorities cannot be used: its requests are refused, and nobody
+    /// is trusted on its behalf.
+    pub fn refused(connector: &Arc<Connector>) -> Result<Self, TlsError> {
+        Ok(Self {
+            connector: Arc::clone(connector),
+            trust: UpstreamTls::of_nobody()?,
+            injector: Arc::new(Injector::new(connector)),
+            usable: false,
+        })
+    }
+
     /// The same Connector, with a credential that may be used or not.
     #[must_use]
     pub fn with_usable(self, usable: bool) -> Self {

@@ -51,10 +51,40 @@ pub(super) struct Entries {
     pub(super) overfull: Vec<TooManyPorts>,
 }
 
+impl Entries {
+    /// Leaves out what there is no room for, and returns how many entries of which policies
+    /// that are. All policies have the same right to the room, and what one does not need is
+    /// shared by the others. The smallest come first.
+    pub(super) fn share(&mut self, room: usize) -> BTreeMap<PolicyId, usize> {
+        let mut policies: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        for (key, value) in self.addresses.drain(..) {
+            policies.entry(key.policy).or_default().push((key, value));
+        }
+        let mut policies = Vec::from_iter(policies);
+        policies.sort_by_key(|(_, entries)| entries.len());
+        let mut left_out = BTreeMap::new();
+        let mut others = policies.len();
+        for (policy, mut entries) in policies {
+            let share = (room - self.addresses.len()) / others;
+            others -= 1;
+            if entries.len() > share {
+                left_out.insert(PolicyId(policy), entries.len() - share);
+                entries.truncate(share);
+            }
+            self.addresses.append(&mut entries);
+        }
+        left_out
+    }
+}
+
 /// The entries for all policies, from the addresses that are known for each host.
+///
+/// Connectors without a place among the kernel's credentials are left to the proxy, like those
+/// that share an address.
 pub(super) fn entries<'a>(
     policies: impl IntoIterator<Item = (PolicyId, &'a Vec<Granted>)>,
     resolver: &Resolver,
+    without_place: &BTreeSet<ConnectorId>,
 ) -> Entries {
     let mut all = Entries::default();
     for (policy, granted) in policies {
@@ -79,7 +109,7 @@ pub(super) fn entries<'a>(
                 policy: policy.0,
                 addr: map_address(ip),
             };
-            all.addresses.push((key, wanted.entry()));
+            all.addresses.push((key, wanted.entry(without_place)));
             all.overfull.extend(wanted.overfull(&ip));
         }
         for (name, (host, wanted)) in by_name {
@@ -88,7 +118,7 @@ pub(super) fn entries<'a>(
                 policy: policy.0,
                 pad: 0,
             };
-            all.hostnames.push((key, wanted.entry()));
+            all.hostnames.push((key, wanted.entry(without_place)));
             all.overfull.extend(wanted.overfull(&host));
         }
     }
@@ -102,14 +132,14 @@ impl Wanted {
         self.closed |= connector.failure_policy == FailurePolicy::Closed;
     }
 
-    fn entry(&self) -> Destination {
+    fn entry(&self, without_place: &BTreeSet<ConnectorId>) -> Destination {
         let mut ports = [0; PORTS_PER_DESTINATION];
         for (place, port) in ports.iter_mut().zip(&self.ports) {
             *place = *port;
         }
         let mut connectors = self.connectors.iter();
         let connector = match (connectors.next(), connectors.next()) {
-            (Some(only), None) => only.0,
+            (Some(only), None) if !without_place.contains(only) => only.0,
             _ => 0,
         };
         Destination {
@@ -170,6 +200,7 @@ mod tests {
         entries(
             policies.iter().map(|(policy, granted)| (*policy, granted)),
             &Resolver::default(),
+            &BTreeSet::new(),
         )
     }
 
@@ -224,6 +255,48 @@ mod tests {
             .map(|(key, value)| (key.policy, value.connector, value.ports[0]))
             .collect();
         assert_eq!(found, [(1, 1, 443), (2, 2, 5000)]);
+    }
+
+    #[test]
+    fn a_connector_without_a_place_is_left_to_the_proxy() {
+        let granted = vec![connector(1, "192.0.2.1", 443, FailurePolicy::Closed)];
+        let without_place = BTreeSet::from([ConnectorId(1)]);
+        let policies = [(PolicyId(1), &granted)];
+        let Entries {
+            addresses: entries, ..
+        } = entries(policies, &Resolver::default(), &without_place);
+        assert_eq!(entries[0].1.connector, 0);
+    }
+
+    #[test]
+    fn a_large_policy_leaves_room_for_the_others() {
+        let sizes = [(1, 100), (2, 1), (3, 40), (4, 0), (5, 30)];
+        let policies = sizes.map(|(policy, size)| {
+            let granted = (0..size)
+                .map(|n| connector(n, &format!("192.0.2.{n}"), 443, FailurePolicy::Closed))
+                .collect();
+            (PolicyId(policy), granted)
+        });
+        let policies = BTreeMap::from(policies);
+        let found = |room| {
+            let mut entries = entries_of(&policies);
+            let left_out = entries.share(room);
+            assert!(entries.addresses.len() <= room);
+            let mut kept = BTreeMap::new();
+            for (key, _) in &entries.addresses {
+                *kept.entry(key.policy).or_insert(0) += 1;
+            }
+            (kept, left_out)
+        };
+        let (kept, left_out) = found(1000);
+        assert_eq!(kept, BTreeMap::from([(1, 100), (2, 1), (3, 40), (5, 30)]));
+        assert_eq!(left_out, BTreeMap::new());
+        let (kept, left_out) = found(101);
+        assert_eq!(kept, BTreeMap::from([(1, 35), (2, 1), (3, 35), (5, 30)]));
+        assert_eq!(
+            left_out,
+            BTreeMap::from([(PolicyId(1), 65), (PolicyId(3), 5)])
+        );
     }
 
     #[test]

@@ -38,12 +38,7 @@ impl Enrolled {
             Arc::clone(&proxy.counters),
             move |inbound| workers.deliver(inbound),
         );
-        let name = enrolment.name.clone();
-        let task = tokio::spawn(async move {
-            if let Err(error) = accept.await {
-                tracing::error!("the listener of {name} ended: {error}");
-            }
-        });
+        let task = tokio::spawn(accept);
         Self {
             enrolment,
             ports,

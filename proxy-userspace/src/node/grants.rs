@@ -5,11 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use proxy_common::maps::{CREDENTIAL_REFUSE, CREDENTIAL_USABLE, Credential};
+use proxy_common::maps::{self, CREDENTIAL_REFUSE, CREDENTIAL_USABLE};
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     gate::{Policies, Prepared},
-    state::{Connector, ConnectorId},
+    state::{Connector, ConnectorId, Credential, FailurePolicy},
     tls::{Roots, TlsError},
     workload::PolicyId,
 };
@@ -46,6 +47,8 @@ pub(super) struct Grants {
 struct InForce {
     prepared: Prepared,
     binding: Binding,
+    /// Stands in for a Connector that cannot be put in force.
+    refused: bool,
 }
 
 /// What follows from new grants.
@@ -53,7 +56,8 @@ pub(super) struct Renewal {
     pub(super) grants: Grants,
     /// Connectors that are gone, or are not what they were.
     pub(super) changed: BTreeSet<ConnectorId>,
-    /// Connectors that were left out.
+    /// Connectors that cannot be put in force: what goes there is refused or, if they fail open,
+    /// left alone.
     pub(super) refused: Vec<(Arc<Connector>, TlsError)>,
 }
 
@@ -72,7 +76,7 @@ impl Binding {
     }
 }
 
-impl From<Binding> for Credential {
+impl From<Binding> for maps::Credential {
     fn from(binding: Binding) -> Self {
         Self {
             generation: binding.generation,
@@ -116,10 +120,12 @@ impl Grants {
                     let in_force = InForce {
                         prepared: prepared.with_usable(granted.binding.usable),
                         binding: granted.binding,
+                        refused: false,
                     };
                     connectors.insert(id, in_force);
                 }
                 Err(error) => {
+                    connectors.extend(InForce::refused(granted).map(|it| (id, it)));
                     refused.insert(id, (Arc::clone(&granted.connector), error));
                 }
             }
@@ -154,7 +160,7 @@ impl Grants {
         }))
     }
 
-    pub(super) fn credentials(&self) -> impl Iterator<Item = (ConnectorId, Credential)> {
+    pub(super) fn credentials(&self) -> impl Iterator<Item = (ConnectorId, maps::Credential)> {
         let all = self.connectors.iter();
         all.map(|(id, in_force)| (*id, in_force.binding.into()))
     }
@@ -170,18 +176,39 @@ impl Grants {
 }
 
 impl InForce {
+    /// Refuses what a Connector would get, unless it fails open.
+    fn refused(granted: &Granted) -> Option<Self> {
+        if granted.connector.failure_policy == FailurePolicy::Open {
+            return None;
+        }
+        let binding = Binding {
+            usable: false,
+            ..granted.binding
+        };
+        // What fails without any authority fails for all Connectors alike.
+        let prepared = Prepared::refused(&granted.connector).ok()?;
+        Some(Self {
+            prepared,
+            binding,
+            refused: true,
+        })
+    }
+
     /// Whether `granted` is the same Connector with the same credential.
     fn is(&self, granted: &Granted) -> bool {
         let connector = self.prepared.connector();
-        Arc::ptr_eq(connector, &granted.connector)
+        let same = Arc::ptr_eq(connector, &granted.connector)
             || self.binding.is_same_credential(granted.binding)
-                && is_same(connector, &granted.connector)
+                && is_same(connector, &granted.connector);
+        same && !self.refused
     }
 }
 
-/// Whether everything but the credential, which its binding stands for, is equal.
+/// Whether two are equal. The binding alone does not tell of the credential: a controller
+/// that has started anew counts generations from the start.
 fn is_same(a: &Connector, b: &Connector) -> bool {
-    a.namespace == b.namespace
+    is_same_secret(a.credential.as_ref(), b.credential.as_ref())
+        && a.namespace == b.namespace
         && a.name == b.name
         && a.class == b.class
         && a.address == b.address
@@ -190,4 +217,25 @@ fn is_same(a: &Connector, b: &Connector) -> bool {
         && a.client_authorization == b.client_authorization
         && a.failure_policy == b.failure_policy
         && a.extra_roots == b.extra_roots
+}
+
+fn is_same_secret(a: Option<&Credential>, b: Option<&Credential>) -> bool {
+    use Credential::{Basic, Bearer, IdentityToken};
+    // Both come from the controller, so the time that this takes tells nobody anything.
+    let same = |a: &SecretString, b: &SecretString| a.expose_secret() == b.expose_secret();
+    match (a, b) {
+        (None, None) => true,
+        (
+            Some(Basic { username, password }),
+            Some(Basic {
+                username: user,
+                password: pass,
+            }),
+        ) => same(username, user) && same(password, pass),
+        (Some(Bearer { token }), Some(Bearer { token: other }))
+        | (Some(IdentityToken { token }), Some(IdentityToken { token: other })) => {
+            same(token, other)
+        }
+        _ => false,
+    }
 }

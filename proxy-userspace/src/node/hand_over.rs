@@ -1,6 +1,6 @@
 //! The end of a node that has a successor: nobody notices.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
@@ -14,11 +14,12 @@ impl Node {
     /// are accepted until a while after the successor has taken the workload over, or until
     /// it had time enough to do so. Without a successor, new connections to fail-closed
     /// Connectors are refused at once, and those to fail-open ones go direct.
-    /// Open ones may go on for [`limits::HAND_OVER`]: those of HTTP end with the request that
-    /// they are at, and those of workloads that the successor does not know end now.
+    /// Open ones may go on for `limit`, which is [`limits::HAND_OVER`] for who has a successor:
+    /// those of HTTP end with the request that they are at, or soon when there is none, and
+    /// those of workloads that the successor does not know end now.
     ///
     /// What is pinned stays as it is.
-    pub async fn drain(mut self) {
+    pub async fn drain(mut self, limit: Duration) {
         if self.replaced {
             self.accept_until_flipped().await;
         } else if let Err(error) = self.datapath.rest() {
@@ -30,7 +31,7 @@ impl Node {
         }
         // Their listeners close; connections know their workload themselves.
         self.enrolled.clear();
-        let deadline = Instant::now() + limits::HAND_OVER;
+        let deadline = Instant::now() + limit;
         while Counters::read(&self.proxy.counters.open) > 0 && Instant::now() < deadline {
             sleep(limits::HAND_OVER_WATCH).await;
         }

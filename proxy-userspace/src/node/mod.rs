@@ -8,12 +8,13 @@ mod enrolled;
 mod grants;
 mod hand_over;
 mod names;
+mod shortage;
 
 pub use destinations::TooManyPorts;
 pub use grants::{Binding, Granted};
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     os::fd::AsFd,
     path::Path,
@@ -21,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use proxy_common::maps::Stats;
+use proxy_common::maps::{MAX_DESTINATIONS, Stats};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::{
@@ -38,6 +39,7 @@ use destinations::Entries;
 use enrolled::Enrolled;
 use grants::Grants;
 use names::Names;
+use shortage::Shortage;
 
 /// Why a node does not work.
 #[derive(Debug, thiserror::Error)]
@@ -88,8 +90,7 @@ pub struct Node {
     /// Connector must not go without its credential because its name does not resolve.
     inherits: bool,
     since: Instant,
-    /// Addresses with more ports than the kernel's entry holds, which were complained about.
-    overfull: HashSet<TooManyPorts>,
+    shortage: Shortage,
     /// By the cgroup of the workload.
     enrolled: HashMap<u64, Enrolled>,
     heartbeat: Interval,
@@ -115,12 +116,13 @@ impl Node {
     /// way and waited for, or from one that is gone. Workloads are served as they were until
     /// they are [enrolled](Self::enrol) anew; those of an agent that is gone stay refused (or
     /// direct, if fail-open) until the first of them is. Dropping the future tells the other
-    /// agent to stay.
+    /// agent to stay, and one that could not run here does not tell it to go.
     pub async fn take_over(
         proxy: Arc<Proxy>,
         levels: &[u8],
         pins: &Path,
     ) -> Result<Self, NodeError> {
+        Datapath::verify()?;
         let pins = Pins::take(pins).await?;
         let loaded = Datapath::load_pinned(levels, nanoseconds(limits::GRACE), pins)?;
         Self::with(proxy, loaded)
@@ -134,25 +136,26 @@ impl Node {
             datapath,
             flows: Arc::new(flows),
             workers: Workers::start(&proxy).map_err(NodeError::Workers)?,
+            names: Names::new(&proxy.resolver),
             proxy,
             sockets: None,
             grants: Grants::default(),
             version: 0,
             resolving: 0,
-            overfull: HashSet::new(),
+            shortage: Shortage::default(),
             enrolled: HashMap::new(),
             heartbeat: every(limits::HEARTBEAT),
             claims: every(limits::CLAIM_WATCH),
             tidying: every(limits::LEARNED_WATCH),
-            names: Names::new(),
             replaced: false,
         })
     }
 
     /// Replaces what each policy grants.
     ///
-    /// A Connector whose certificates cannot be used is left out and returned with the
-    /// reason; all others are in force. Connectors that are what they were (the same object,
+    /// A Connector whose certificates cannot be used is returned with the reason; what goes
+    /// there is refused, or goes direct if it fails open. All others are in force, as far as the
+    /// kernel's maps have room for their addresses; what they have none for is logged. Connectors that are what they were (the same object,
     /// or equal but for a credential of the same generation and revision) keep their
     /// registry tokens and their connections. `roots` have to be the same each time.
     ///
@@ -173,9 +176,8 @@ impl Node {
         let before = self.proxy.policies.load_full();
         let both = routes.with_others(&before);
         self.proxy.policies.store(Arc::new(both));
-        for (id, credential) in self.grants.credentials() {
-            self.datapath.set_credential(id.0, credential)?;
-        }
+        self.proxy.resolver.keep(self.hosts());
+        self.update_credentials()?;
         self.update_destinations()?;
         self.proxy.policies.store(Arc::new(routes));
         self.workers.forget_connectors(&renewal.changed);
@@ -253,10 +255,14 @@ impl Node {
     /// Leaves alone what an earlier agent served and this one does not: workloads that are
     /// not enrolled, and cgroups that nothing was [attached](Self::attach) to. For when
     /// everything that is to be served is.
-    pub fn forget_strangers(&mut self) -> Result<(), NodeError> {
+    ///
+    /// Workloads to `keep` stay as they are although they are not enrolled: what they dial is
+    /// refused until they are.
+    pub fn forget_strangers(&mut self, keep: impl Fn(u64) -> bool) -> Result<(), NodeError> {
         self.check_writer()?;
         let enrolled = &self.enrolled;
-        Ok(self.datapath.retain(|id| enrolled.contains_key(&id))?)
+        let stays = |id| enrolled.contains_key(&id) || keep(id);
+        Ok(self.datapath.retain(stays)?)
     }
 
     /// Attaches the datapath to a cgroup and all below it, in the place of an earlier
@@ -300,20 +306,24 @@ impl Node {
             event = self.names.next() => match event {
                 names::Event::Due => {
                     self.resolving = self.version;
-                    self.names.start(Arc::clone(&self.proxy.resolver), self.hosts());
+                    self.names.start(self.hosts());
+                    self.resolved(&names::News::default());
                 }
-                names::Event::Done(failed) => self.resolved(failed),
+                names::Event::Done(news) => self.resolved(&news),
             },
         }
         Ok(())
     }
 
-    fn resolved(&mut self, failed: names::Failed) {
-        let complete = failed.is_empty();
-        self.names.complain(failed, self.grants.connectors());
-        let complete = complete && self.resolving == self.version && self.version > 0;
-        if complete || self.since.elapsed() > limits::ADDRESS_LIFE {
+    fn resolved(&mut self, news: &names::News) {
+        names::complain(&news.missing, self.grants.connectors());
+        let complete = self.names.are_all_known() && self.resolving == self.version;
+        let was_heir = self.inherits;
+        if complete && self.version > 0 || self.since.elapsed() > limits::ADDRESS_LIFE {
             self.inherits = false;
+        }
+        if !news.changed && was_heir == self.inherits {
+            return;
         }
         if let Err(error) = self.update_destinations() {
             tracing::warn!("addresses are left as they were: {error}");
@@ -348,32 +358,67 @@ impl Node {
         Ok(Egress::of(netns, sockets))
     }
 
+    fn update_credentials(&mut self) -> Result<(), NodeError> {
+        let mut without_place = BTreeSet::new();
+        for (id, credential) in self.grants.credentials() {
+            match self.datapath.set_credential(id.0, credential) {
+                Ok(()) => {}
+                Err(DatapathError::Full { .. }) => {
+                    without_place.insert(id);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.shortage
+            .of_credentials(without_place, self.grants.connectors());
+        Ok(())
+    }
+
     fn update_destinations(&mut self) -> Result<(), NodeError> {
+        let mut wanted = self.entries();
+        let mut left_out = wanted.share(MAX_DESTINATIONS);
         let Entries {
             addresses,
             hostnames,
             overfull,
-        } = self.entries();
-        let overfull = HashSet::from_iter(overfull);
-        for error in overfull.difference(&self.overfull) {
-            tracing::warn!("only the lowest ports of an address get a credential: {error}");
+        } = wanted;
+        let (more, more_names) = if self.inherits {
+            (
+                self.datapath.add_destinations(&addresses)?,
+                self.datapath.add_hostnames(&hostnames)?,
+            )
+        } else {
+            (
+                self.datapath.set_destinations(&addresses)?,
+                self.datapath.set_hostnames(&hostnames)?,
+            )
+        };
+        let policies = more.iter().map(|key| key.policy);
+        for policy in policies.chain(more_names.iter().map(|key| key.policy)) {
+            *left_out.entry(PolicyId(policy)).or_default() += 1;
         }
-        self.overfull = overfull;
+        self.shortage.of_ports(overfull);
+        self.shortage
+            .of_destinations(left_out, self.grants.policies());
         if self.inherits {
-            self.datapath.add_hostnames(&hostnames)?;
-            return Ok(self.datapath.add_destinations(&addresses)?);
+            return Ok(());
         }
-        self.datapath.set_hostnames(&hostnames)?;
-        self.datapath.set_destinations(&addresses)?;
         // Nothing leads to the others any more.
         let grants = &self.grants;
-        Ok(self
-            .datapath
-            .retain_credentials(|id| grants.contains(ConnectorId(id)))?)
+        self.datapath
+            .retain_credentials(|id| grants.contains(ConnectorId(id)))?;
+        if !self.shortage.without_place.is_empty() {
+            self.update_credentials()?;
+        }
+        Ok(())
     }
 
     fn entries(&self) -> Entries {
-        destinations::entries(self.grants.policies(), &self.proxy.resolver)
+        destinations::entries(
+            self.grants.policies(),
+            &self.proxy.resolver,
+            &self.shortage.without_place,
+        )
     }
 
     fn hosts(&self) -> BTreeSet<String> {

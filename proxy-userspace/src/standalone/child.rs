@@ -9,10 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::{
-    sys::{
-        resource::{Resource, getrlimit, setrlimit},
-        signal::{Signal, kill},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use tokio::process::Command;
@@ -80,17 +77,6 @@ impl Child {
 /// The exit code of something that a signal ended: the shell's convention.
 pub(super) fn signalled(signal: Signal) -> ExitCode {
     u8::try_from(128 + signal as i32).map_or(ExitCode::FAILURE, ExitCode::from)
-}
-
-/// Lets this process have as many open files as it may, since every connection takes two,
-/// and returns how many it had.
-pub(super) fn raise_open_files() -> Result<u64> {
-    let (soft, hard) =
-        getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
-    if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        tracing::warn!("cannot raise the limit of open files from {soft}: {errno}");
-    }
-    Ok(soft)
 }
 
 fn exit_code(status: ExitStatus) -> ExitCode {

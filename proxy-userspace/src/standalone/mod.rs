@@ -27,6 +27,7 @@ use crate::{
     gate::{Policies, Prepared},
     limits,
     node::{Binding, Granted, Node},
+    process::raise_open_files,
     proxy::{Proxy, Worker},
     state::Connector,
     telemetry::Counters,
@@ -85,7 +86,7 @@ async fn start(options: Options) -> Result<ExitCode> {
     // Before anything is set up: from here on a signal ends Postern only by way of its
     // clean-up.
     let signals = Signals::listen()?;
-    let open_files = child::raise_open_files()?;
+    let open_files = raise_open_files().context("cannot read the limit of open files")?;
     let rundir = RunDir::create()?;
     let (proxy, root_pem) = proxy(&options.connectors)?;
     let proxy = Arc::new(proxy);
@@ -141,7 +142,8 @@ impl Run<'_> {
         let cgroup = Cgroup::create(&rundir.cgroup_name(), &rundir.spare_mount())
             .context("cannot set up redirection (--mode forward does without)")?;
         rundir.remember_cgroup(&cgroup)?;
-        let mut node = Node::start(Arc::clone(&self.proxy), cgroup.levels())?;
+        let mut node = Node::start(Arc::clone(&self.proxy), cgroup.levels())
+            .context("cannot redirect connections (--mode forward does without)")?;
         let granted = connectors.iter().map(|connector| Granted {
             connector: Arc::clone(connector),
             binding: Binding::of_file(),
@@ -157,7 +159,8 @@ impl Run<'_> {
         }
         let workload = self.workload(cgroup.id());
         node.enrol(workload, NetNs::own(), cgroup.path())?;
-        node.attach(cgroup.directory())?;
+        node.attach(cgroup.directory())
+            .context("cannot redirect connections (--mode forward does without)")?;
 
         let mut variables = std::mem::take(&mut self.trust.variables);
         variables.extend(environment::for_transparent(connectors));

@@ -1,5 +1,9 @@
 //! What happened.
 
+mod seldom;
+
+pub use seldom::Seldom;
+
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering},

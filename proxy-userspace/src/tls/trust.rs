@@ -56,6 +56,15 @@ impl UpstreamTls {
                     source,
                 })?;
         }
+        Self::with(store)
+    }
+
+    /// Trusts nobody, so that no connection comes about.
+    pub fn of_nobody() -> Result<Self, TlsError> {
+        Self::with(RootCertStore::empty())
+    }
+
+    fn with(store: RootCertStore) -> Result<Self, TlsError> {
         let config = ClientConfig::builder_with_provider(default_provider().into())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(store)

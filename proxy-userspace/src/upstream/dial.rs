@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{Endpoint, HttpVersion, Resolver, UpstreamError, body::RequestBody, pool::Http1};
-use crate::{limits, tls::H2, workload::Egress};
+use crate::{limits, special::Special, tls::H2, workload::Egress};
 
 /// A connection ready for requests.
 pub(super) enum Dialled {
@@ -72,6 +72,14 @@ async fn connect(
     let mut last = None;
     for ip in addresses.iter() {
         let addr = SocketAddr::new(*ip, endpoint.address.port);
+        // Whoever writes a Connector chooses the address, but not for the node's own services.
+        if egress.is_foreign()
+            && exposed
+            && let Some(special) = Special::of(*ip)
+        {
+            last = Some(UpstreamError::node_only(endpoint, addr, special));
+            continue;
+        }
         let dialled = async {
             if from_workload {
                 egress.connect(addr).await

@@ -3,6 +3,7 @@ use std::{error::Error as _, io, net::SocketAddr, time::Duration};
 use rustls::CertificateError;
 
 use super::Endpoint;
+use crate::special::Special;
 
 /// Why an upstream could not be used. Nothing of a request, and no credential, was sent
 /// unless the kind is [`Kind::Http`] or [`Kind::Silent`].
@@ -61,6 +62,19 @@ impl UpstreamError {
                 "cannot connect to {} at {addr}: {source}{}",
                 endpoint.address.authority(),
                 policy_hint(from_workload)
+            ),
+        }
+    }
+
+    /// An address at which the node finds something else than the workload would.
+    pub(super) fn node_only(endpoint: &Endpoint, addr: SocketAddr, special: Special) -> Self {
+        Self {
+            kind: Kind::Connect,
+            message: format!(
+                "{} is not dialled: {addr} is {special}, and http:// Connectors are dialled from \
+                 the node, where that leads to services of the node alone; give the upstream an \
+                 address that the whole cluster can reach",
+                endpoint.address.authority(),
             ),
         }
     }

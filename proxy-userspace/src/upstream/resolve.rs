@@ -2,7 +2,7 @@
 //! `nsswitch.conf` and all).
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -16,6 +16,8 @@ use crate::limits;
 #[derive(Debug, Default)]
 pub struct Resolver {
     names: Mutex<HashMap<String, Known>>,
+    /// Names that are not forgotten, however many there are.
+    kept: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,6 +43,12 @@ impl Resolver {
             // A resolver that fails for a moment is no reason to forget a good answer.
             Err(error) => self.stale(host).ok_or(error),
         }
+    }
+
+    /// Has these names remembered, and no others for longer than there is room: what a registry
+    /// calls its token service must not push out what a Connector names.
+    pub fn keep(&self, names: BTreeSet<String>) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
     /// Every address that a workload may have been told for `host`, without asking again.
@@ -86,10 +94,12 @@ impl Resolver {
             seen.remove(&oldest);
         }
         if names.len() >= limits::NAMES {
-            names.retain(|_, known| known.asked.elapsed() < limits::RESOLVE_AGAIN);
-        }
-        if names.len() >= limits::NAMES {
-            names.clear();
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_fresh = |known: &Known| known.asked.elapsed() < limits::RESOLVE_AGAIN;
+            names.retain(|name, known| is_fresh(known) || kept.contains(name));
+            if names.len() >= limits::NAMES {
+                names.retain(|name, _| kept.contains(name));
+            }
         }
         let addresses: Arc<[IpAddr]> = addresses.into();
         names.insert(
@@ -148,5 +158,20 @@ mod tests {
         let mut all = resolver.known("registry.example.com");
         all.sort();
         assert_eq!(all, [ip(1), ip(2)]);
+    }
+
+    #[tokio::test]
+    async fn names_of_connectors_are_never_forgotten() {
+        let resolver = Resolver::default();
+        let ip = IpAddr::from([192, 0, 2, 1]);
+        resolver.keep(BTreeSet::from(["kept.example.com".to_owned()]));
+        resolver.remember("kept.example.com", vec![ip]);
+        for n in 0..=limits::NAMES {
+            resolver.remember(&format!("{n}.example.com"), vec![ip]);
+        }
+        assert_eq!(resolver.known("kept.example.com"), [ip]);
+        assert_eq!(resolver.known("0.example.com"), Vec::<IpAddr>::new());
+        let names = resolver.names.lock().expect("not poisoned");
+        assert!(names.len() <= limits::NAMES);
     }
 }

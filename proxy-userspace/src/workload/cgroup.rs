@@ -20,9 +20,7 @@ const HIDDEN_LEVELS: u8 = 7;
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// No cgroup v2 is mounted.
-    #[error(
-        "no cgroup v2 hierarchy is known to the kernel, which Postern needs; use --mode forward"
-    )]
+    #[error("no cgroup v2 hierarchy is known to the kernel, which Postern needs")]
     NotMounted,
     /// A file below the mount could not be used.
     #[error("cannot {what} {}: {source}", path.display())]

@@ -14,14 +14,17 @@ use nix::sched::{CloneFlags, setns};
 /// Why nothing can be done in a network namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum NetNsError {
-    /// Its file cannot be opened.
-    #[error("cannot open the network namespace {}: {source}", path.display())]
+    /// Its file, or what leads to it, cannot be opened.
+    #[error("cannot look for the network namespace at {}: {source}", path.display())]
     Open {
-        /// The file.
+        /// The file or directory.
         path: PathBuf,
         /// What the kernel answered.
         source: io::Error,
     },
+    /// Its interfaces cannot be listed.
+    #[error("cannot list the addresses in the network namespace: {0}")]
+    Addresses(#[source] nix::errno::Errno),
     /// No thread can be had.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -46,9 +49,7 @@ impl NetNs {
     /// The namespace behind a file such as `/proc/PID/ns/net`.
     pub fn open(path: &Path) -> Result<Self, NetNsError> {
         match File::open(path) {
-            Ok(file) => Ok(Self {
-                file: Some(Arc::new(file)),
-            }),
+            Ok(file) => Ok(Self::from(file)),
             Err(source) => Err(NetNsError::Open {
                 path: path.to_path_buf(),
                 source,
@@ -96,5 +97,13 @@ impl NetNs {
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
+    }
+}
+
+impl From<File> for NetNs {
+    fn from(file: File) -> Self {
+        Self {
+            file: Some(Arc::new(file)),
+        }
     }
 }

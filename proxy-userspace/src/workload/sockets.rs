@@ -4,7 +4,14 @@
 //! thread is enough for all workloads, and no other thread ever enters a foreign namespace
 //! for a connection.
 
-use std::{fs::File, io, net::SocketAddr, os::fd::OwnedFd, thread};
+use std::{
+    fs::File,
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
 
 use nix::{
     sched::{CloneFlags, setns},
@@ -21,7 +28,10 @@ use crate::limits;
 /// A handle on the thread, which ends with the last one.
 #[derive(Clone, Debug)]
 pub struct Sockets {
-    orders: mpsc::Sender<Order>,
+    /// The namespace of this process.
+    home: Arc<File>,
+    /// Leads to the thread; replaced when that has stopped.
+    orders: Arc<Mutex<mpsc::Sender<Order>>>,
 }
 
 #[derive(Debug)]
@@ -39,33 +49,75 @@ impl Sockets {
             path: path.to_path_buf(),
             source,
         })?;
-        let (orders, queue) = mpsc::channel(limits::SOCKET_ORDERS);
-        thread::Builder::new()
-            .name("sockets".into())
-            .spawn(move || work(&home, queue))
-            .map_err(NetNsError::Thread)?;
-        Ok(Self { orders })
+        let home = Arc::new(home);
+        let orders = start(&home).map_err(NetNsError::Thread)?;
+        Ok(Self {
+            home,
+            orders: Arc::new(Mutex::new(orders)),
+        })
     }
 
     /// Makes a TCP socket for a connection to `addr` in a namespace.
     pub async fn tcp(&self, netns: &NetNs, addr: SocketAddr) -> io::Result<TcpSocket> {
-        let (reply, answer) = oneshot::channel();
         let family = if addr.is_ipv4() {
             AddressFamily::Inet
         } else {
             AddressFamily::Inet6
         };
-        let netns = netns.clone();
-        let order = Order {
-            netns,
-            family,
-            reply,
+        let orders = self.orders();
+        let made = if let Some(made) = order(&orders, netns, family).await {
+            made
+        } else {
+            let orders = self.replace(&orders)?;
+            let gone = || io::Error::other("the thread that makes sockets stops at once");
+            order(&orders, netns, family).await.ok_or_else(gone)?
         };
-        let gone = || io::Error::other("the thread that makes sockets has stopped");
-        self.orders.send(order).await.map_err(|_| gone())?;
-        let socket = answer.await.map_err(|_| gone())??;
-        Ok(TcpSocket::from_std_stream(socket.into()))
+        Ok(TcpSocket::from_std_stream(made?.into()))
     }
+
+    fn orders(&self) -> mpsc::Sender<Order> {
+        self.lock().clone()
+    }
+
+    /// Starts another thread in the place of the one behind `stopped`, unless somebody else
+    /// has done so.
+    fn replace(&self, stopped: &mpsc::Sender<Order>) -> io::Result<mpsc::Sender<Order>> {
+        let mut orders = self.lock();
+        if orders.same_channel(stopped) {
+            tracing::error!("the thread that makes sockets has stopped; starting another");
+            *orders = start(&self.home)?;
+        }
+        Ok(orders.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, mpsc::Sender<Order>> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn start(home: &Arc<File>) -> io::Result<mpsc::Sender<Order>> {
+    let (orders, queue) = mpsc::channel(limits::SOCKET_ORDERS);
+    let home = Arc::clone(home);
+    thread::Builder::new()
+        .name("sockets".into())
+        .spawn(move || work(&home, queue))?;
+    Ok(orders)
+}
+
+/// Has a socket made; `None` when the thread has stopped.
+async fn order(
+    orders: &mpsc::Sender<Order>,
+    netns: &NetNs,
+    family: AddressFamily,
+) -> Option<io::Result<OwnedFd>> {
+    let (reply, answer) = oneshot::channel();
+    let order = Order {
+        netns: netns.clone(),
+        family,
+        reply,
+    };
+    orders.send(order).await.ok()?;
+    answer.await.ok()
 }
 
 fn work(home: &File, mut queue: mpsc::Receiver<Order>) {
@@ -87,5 +139,23 @@ fn work(home: &File, mut queue: mpsc::Receiver<Order>) {
         }
         // Nobody waits for it any more.
         let _ = reply.send(made.map_err(io::Error::from));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_has_stopped_is_replaced() {
+        let sockets = Sockets::start().expect("a thread");
+        let shared = sockets.clone();
+        *sockets.lock() = mpsc::channel(1).0;
+        let addr = SocketAddr::from(([127, 0, 0, 1], 9));
+        for sockets in [sockets, shared] {
+            let socket = sockets.tcp(&NetNs::own(), addr).await;
+            assert!(socket.is_ok(), "{socket:?}");
+            assert!(!sockets.orders().is_closed());
+        }
     }
 }

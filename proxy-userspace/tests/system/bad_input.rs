@@ -1,6 +1,6 @@
 //! Faults in what Postern is given: one clear error, and nothing started.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use anyhow::{Result, ensure};
 
@@ -150,6 +150,57 @@ fn manifests_from_a_descriptor_are_not_the_commands_to_read() -> Result<()> {
         run.args(["-c", &script, env!("CARGO_BIN_EXE_postern")]);
         let output = output(run)?;
         ensure!(stdout(&output) == "done", "{file}: {output:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_cannot_start_says_why() -> Result<()> {
+    let files = testkit::TempDir::new("agent")?;
+    let path = |name: &str| files.join(name).display().to_string();
+    let agent = |controller: &str, cgroups: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+        command.args(["agent", "--node=node-1", "--controller", controller]);
+        command.args(["--cgroup-root", cgroups, "--run-dir", &path("run")]);
+        command.args([
+            "--controller-ca",
+            &path("ca.crt"),
+            "--token-file",
+            &path("token"),
+        ]);
+        output(command)
+    };
+    let refused = agent("controller-without-a-port", "/sys/fs/cgroup")?;
+    let error = stderr(&refused);
+    ensure!(refused.status.code() == Some(2), "{refused:?}");
+    ensure!(
+        error.contains("--controller") && error.contains("port"),
+        "{error}"
+    );
+
+    // Nobody has made the directory for sockets, and nobody can below a file.
+    files.write("run", "a file")?;
+    let refused = agent("localhost:1", "/sys/fs/cgroup")?;
+    let error = stderr(&refused);
+    ensure!(refused.status.code() == Some(125), "{refused:?}");
+    ensure!(error.contains(&path("run")), "{error}");
+    Ok(())
+}
+
+#[test]
+fn the_status_of_no_agent_is_a_failure_with_a_reason() -> Result<()> {
+    let files = testkit::TempDir::new("status")?;
+    for mode in [&[][..], &["--live"], &["--ready"], &["--json"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+        command
+            .arg("status")
+            .args(mode)
+            .arg("--run-dir")
+            .arg(files.path());
+        let asked = output(command)?;
+        ensure!(asked.status.code() == Some(1), "{asked:?}");
+        ensure!(stdout(&asked).is_empty(), "{asked:?}");
+        ensure!(stderr(&asked).contains("no agent answers"), "{asked:?}");
     }
     Ok(())
 }

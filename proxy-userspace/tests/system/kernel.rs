@@ -58,7 +58,12 @@ impl Rig {
         )?;
         let (mut datapath, flows) = Datapath::load(cgroup.levels(), grace_ns)?;
         let netns = NetNs::open(Path::new(&format!("/proc/{}/ns/net", sandbox.pid())))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let within = runtime.enter();
         let listeners = Listeners::bind(&netns)?;
+        drop(within);
         let (port_v4, port_v6) = listeners.ports();
         let workload = proxy_common::maps::Workload {
             policy: POLICY,
@@ -76,11 +81,7 @@ impl Rig {
         let workload = Arc::new(Enrolment::new(workload, Egress::own()));
         let (flows, counted) = (Arc::new(flows), Arc::clone(&counters));
         thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime");
-            runtime.block_on(listen::accept(listeners, workload, flows, counted, answer))
+            runtime.block_on(listen::accept(listeners, workload, flows, counted, answer));
         });
         let mut rig = Self {
             sandbox,
@@ -119,7 +120,9 @@ impl Rig {
                 Ok((key, value))
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(self.datapath.set_destinations(&entries)?)
+        let left_out = self.datapath.set_destinations(&entries)?;
+        ensure!(left_out.is_empty(), "{left_out:?}");
+        Ok(())
     }
 
     /// curl in the cgroup; prints the body, a space, and the peer that it believes to have.

@@ -1,14 +1,22 @@
 //! A node that serves a pod: grants that change, ways out, and what is left behind.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    net::{Ipv4Addr, TcpListener},
+    process::Command,
+    sync::Arc,
+};
 
 use anyhow::{Result, ensure};
 use postern::{
+    limits,
     node::{Granted, Node},
-    state::Scheme,
+    state::{Address, FailurePolicy, Scheme},
     tls::Roots,
     workload::PolicyId,
 };
+use rustls_pki_types::CertificateDer;
 
 use crate::{
     rig::{CURL_REFUSED, POLICY, Pod, policy, settled},
@@ -119,6 +127,149 @@ async fn what_is_encrypted_or_passed_through_leaves_from_the_pods_network() -> R
     ensure!(pod.held()? > 0 && pod.sockets("established")? > 0);
     node.withdraw(pod.cgroup.id())?;
     settled(|| Ok(pod.held()? == 0 && pod.sockets("established")? == 0)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connector_does_not_lead_to_services_of_the_node_alone() -> Result<()> {
+    let pod = Pod::new("node-only")?;
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    server.set_nonblocking(true)?;
+    let port = server.local_addr()?.port();
+    for host in ["127.0.0.1", "localhost"] {
+        let mut granted = pod.connector(1, Scheme::Http, port, "token");
+        let mut connector = Arc::try_unwrap(granted.connector).expect("nobody else has it");
+        connector.address.host = host.into();
+        granted.connector = Arc::new(connector);
+        let mut node = start(&pod, &[granted])?;
+        node.resolve().await?;
+        let url = format!("http://{host}:{port}/");
+        let refused = pod.seen(&["--ipv4", "--write-out", "%{http_code}", &url])?;
+        ensure!(
+            refused.contains("127.0.0.1") && refused.contains("a loopback address"),
+            "{refused}"
+        );
+        ensure!(refused.ends_with("502"), "{refused}");
+        ensure!(node.stats()?.redirected == 1);
+    }
+    let untouched = server.accept();
+    ensure!(
+        untouched
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
+        "{untouched:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connector_with_unusable_authorities_is_refused_unless_it_fails_open() -> Result<()> {
+    let pod = Pod::new("authorities")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let host = pod.host.to_string();
+    let mut node = start(&pod, &[pod.connector(1, Scheme::Http, port, "token")])?;
+    let mut open = pod.open(port)?;
+    ensure!(open.get(&host)?.status == 200);
+    for (failure_policy, refused) in [(FailurePolicy::Closed, 1), (FailurePolicy::Open, 0)] {
+        let mut granted = pod.connector(1, Scheme::Http, port, "token");
+        let mut connector = Arc::try_unwrap(granted.connector).expect("nobody else has it");
+        connector.failure_policy = failure_policy;
+        connector.extra_roots = vec![CertificateDer::from_slice(b"no certificate")];
+        granted.connector = Arc::new(connector);
+        // Again and again, for as long as it is so.
+        for _ in 0..2 {
+            let reported = node.set_policies(policy(&[granted.clone()]), &Roots::none())?;
+            ensure!(reported.len() == 1, "{reported:?}");
+        }
+        let answer = pod.curl(&[&pod.url(port)])?;
+        if refused == 1 {
+            let kept = open.get(&host)?;
+            ensure!(
+                kept.status == 503 && kept.body.contains("default/c1"),
+                "{kept:?}"
+            );
+            ensure!(answer.status.code() == Some(CURL_REFUSED), "{answer:?}");
+        } else {
+            ensure!(stdout(&answer) == format!("{} nothing", pod.address));
+        }
+    }
+    ensure!(node.stats()?.refused_cred == 1);
+    // Once they can be used, so can the Connector.
+    let repaired = pod.connector(1, Scheme::Http, port, "token");
+    ensure!(
+        node.set_policies(policy(&[repaired]), &Roots::none())?
+            .is_empty()
+    );
+    ensure!(pod.seen(&[&pod.url(port)])? == format!("{} Bearer token", pod.host));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_fills_the_map_leaves_room_for_the_others() -> Result<()> {
+    let pod = Pod::new("full")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let expected = format!("{} Bearer token", pod.host);
+    let mut node = start(&pod, &[])?;
+    let mut huge = pod.connector(1, Scheme::Http, port, "other");
+    let mut connector = Arc::try_unwrap(huge.connector).expect("nobody else has it");
+    connector.extensions = (0..70_000)
+        .map(|n| Address {
+            host: Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + n).to_string(),
+            ..connector.address.clone()
+        })
+        .collect();
+    huge.connector = Arc::new(connector);
+    // It comes first in every order but that of size.
+    node.set_policies(
+        BTreeMap::from([(PolicyId(0), vec![huge.clone()])]),
+        &Roots::none(),
+    )?;
+    let small = pod.connector(2, Scheme::Http, port, "token");
+    let policies = BTreeMap::from([(PolicyId(0), vec![huge]), (POLICY, vec![small])]);
+    let refused = node.set_policies(policies, &Roots::none())?;
+    ensure!(refused.is_empty(), "{refused:?}");
+    ensure!(pod.seen(&[&pod.url(port)])? == expected);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connectors_without_a_place_in_the_kernel_work_all_the_same() -> Result<()> {
+    let pod = Pod::new("credentials")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let expected = format!("{} Bearer token", pod.host);
+    let others = (1_u32..=17_000).map(|n| {
+        let mut granted = pod.connector(n, Scheme::Http, port, "other");
+        let mut connector = Arc::try_unwrap(granted.connector).expect("nobody else has it");
+        connector.extra_roots = Vec::new();
+        connector.address.host = Ipv4Addr::from_bits(10 << 24 | n).to_string();
+        granted.connector = Arc::new(connector);
+        granted
+    });
+    let mut node = start(&pod, &[])?;
+    let others = BTreeMap::from([(PolicyId(0), others.collect())]);
+    node.set_policies(others.clone(), &Roots::none())?;
+    // The map is full when it comes.
+    let mut all = others;
+    all.insert(
+        POLICY,
+        vec![pod.connector(20_000, Scheme::Http, port, "token")],
+    );
+    node.set_policies(all, &Roots::none())?;
+    ensure!(pod.seen(&[&pod.url(port)])? == expected);
+    ensure!(node.stats()?.redirected == 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_end_when_the_node_does() -> Result<()> {
+    let pod = Pod::new("idle")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let host = pod.host.to_string();
+    let node = start(&pod, &[pod.connector(1, Scheme::Http, port, "token")])?;
+    let mut open = pod.open(port)?;
+    ensure!(!open.get(&host)?.closes);
+    // Longer than a client may be idle otherwise, and than this test may take.
+    node.drain(limits::HAND_OVER).await;
+    open.ended()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use postern::workload::{
     Cgroup,
-    pods::{PodEvent, PodWatcher, find_netns},
+    pods::{PodEvent, PodWatcher, find_netns, outermost},
 };
 use testkit::{Sandbox, SandboxOptions};
 use tokio::time::timeout;
@@ -117,6 +117,49 @@ async fn a_burst_of_pods_is_seen_completely() -> Result<()> {
             what == "appeared" && seen.insert(uid.to_owned()),
             "{event:?}"
         );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn pods_of_a_cluster_inside_a_pod_are_not_the_nodes() -> Result<()> {
+    let node = Node::new("nested")?;
+    let inner = format!("kubepods/pod{FIRST}/container/kubepods/besteffort");
+    node.make(&format!("{inner}/pod{SECOND}"))?;
+    ensure!(outermost(node.mount())? == [node.mount().join("kubepods")]);
+    let mut watcher = PodWatcher::new(node.mount())?;
+    let event = next(&mut watcher).await?;
+    ensure!(uid(&event) == ("appeared", FIRST), "{event:?}");
+    // Nor are those that come later.
+    node.make(&inner.replace(FIRST, SECOND))?;
+    node.make(&format!("{inner}/pod{SECOND}").replace("besteffort", "burstable"))?;
+    let event = next(&mut watcher).await?;
+    ensure!(uid(&event) == ("appeared", SECOND), "{event:?}");
+    let PodEvent::Appeared(pod) = event else {
+        unreachable!("checked above")
+    };
+    ensure!(pod.path == node.mount().join(format!("kubepods/pod{SECOND}")));
+    ensure!(watcher.try_next().is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_directory_that_is_made_again_is_watched_again() -> Result<()> {
+    let node = Node::new("again")?;
+    let class = node.make("kubepods/besteffort")?;
+    let mut watcher = PodWatcher::new(node.mount())?;
+    for _ in 0..2 {
+        fs::remove_dir(&class)?;
+        fs::remove_dir(node.mount().join("kubepods"))?;
+        node.make("kubepods/besteffort")?;
+        // Into a directory that is there already, so that its own notification is needed.
+        let pod = class.join(format!("pod{FIRST}"));
+        fs::create_dir(&pod)?;
+        let event = next(&mut watcher).await?;
+        ensure!(uid(&event) == ("appeared", FIRST), "{event:?}");
+        fs::remove_dir(&pod)?;
+        let event = next(&mut watcher).await?;
+        ensure!(uid(&event) == ("vanished", FIRST), "{event:?}");
     }
     Ok(())
 }

@@ -132,7 +132,7 @@ impl Pod {
         ensure!(refused.is_empty(), "{refused:?}");
         self.enrol(node)?;
         node.attach(self.cgroup.directory())?;
-        node.forget_strangers()?;
+        node.forget_strangers(|_| false)?;
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::{fs, process::Command, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use postern::{
     datapath::unload,
+    limits,
     node::{Node, NodeError},
     state::{FailurePolicy, Scheme},
     tls::Roots,
@@ -45,7 +46,7 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
         incumbent.withdraw(pod.cgroup.id()),
         Err(NodeError::Replaced)
     ));
-    let drained = tokio::spawn(incumbent.drain());
+    let drained = tokio::spawn(incumbent.drain(limits::HAND_OVER));
     // The incumbent serves until the newcomer does.
     ensure!(open.get(&host)?.body == expected);
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
@@ -150,7 +151,7 @@ async fn a_fail_open_connector_is_reached_directly_until_its_workload_is_served(
     let first = pod.agent(&granted).await?;
     ensure!(pod.seen(&[&pod.url(port)])? == served);
     // Without a successor.
-    first.drain().await;
+    first.drain(limits::STOPPING).await;
     ensure!(pod.seen(&[&pod.url(port)])? == direct);
     let mut next = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
     next.resolve().await?;
@@ -181,6 +182,27 @@ async fn a_newcomer_that_gives_up_leaves_the_incumbent_in_charge() -> Result<()>
     ensure!(waiting.await.is_err_and(|error| error.is_cancelled()));
     ensure!(owner(&pod)? == before);
     incumbent.resolve().await?;
+    incumbent.set_policies(policy(&[]), &Roots::none())?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gives_way_to_a_newcomer_that_cannot_run() -> Result<()> {
+    let pod = Pod::new("cannot")?;
+    let mut incumbent = pod.agent(&[]).await?;
+    let before = owner(&pod)?;
+    // A map that the newcomer cannot use.
+    let path = pod.pins().join("abi1/STATS");
+    fs::remove_file(&path)?;
+    let mut create = Command::new("bpftool");
+    create.args(["map", "create"]).arg(&path);
+    create.args(["type", "array", "key", "4", "value", "8", "entries", "1"]);
+    create.args(["name", "STATS"]);
+    run_ok(create)?;
+    let taken = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await;
+    let error = taken.err().context("it started")?.to_string();
+    ensure!(error.contains("STATS"), "{error}");
+    ensure!(owner(&pod)? == before, "it announced itself");
     incumbent.set_policies(policy(&[]), &Roots::none())?;
     Ok(())
 }

@@ -197,7 +197,7 @@ impl Demo {
 
     fn look_at(&self, postern: u32, shown: &str, report: &mut Report) -> Result<Vec<Map>> {
         let maps = maps::of_process(postern)?;
-        maps::show(&maps)?;
+        maps::show(&maps, &maps::SHOWN)?;
         let needles = self.world.secrets.needles();
         let address = [127, 0, 0, 1];
         let got = leaks::check_maps(&maps, &needles, &address)?;

@@ -9,7 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
 use url::{Host, Url};
 
-use crate::state::{Address, Scheme};
+use crate::{
+    special::{Special, embedded_v4},
+    state::{Address, Scheme},
+};
 
 /// Why a realm is refused. No message shows the realm itself, which may hold anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -80,36 +83,16 @@ fn is_private(host: &Host<&str>) -> bool {
 
 fn is_private_v4(ip: Ipv4Addr) -> bool {
     let [a, b, ..] = ip.octets();
-    ip.is_loopback()
-        || ip.is_link_local()
+    Special::of(ip.into()).is_some()
         || ip.is_private()
-        || ip.is_multicast()
-        || ip.is_broadcast()
-        // RFC 1122 section 3.2.1.3: "this network", of which 0.0.0.0 is one address.
-        || a == 0
         // RFC 6598: shared address space, used for pods and nodes by several clouds.
         || (a == 100 && b & 0xc0 == 64)
 }
 
 fn is_private_v6(ip: Ipv6Addr) -> bool {
-    ip.is_loopback()
-        || ip.is_unspecified()
+    Special::of(ip.into()).is_some()
         || ip.is_unique_local()
-        || ip.is_unicast_link_local()
-        || ip.is_multicast()
         || embedded_v4(ip).is_some_and(is_private_v4)
-}
-
-/// The IPv4 address that a v4-mapped, v4-compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056)
-/// address stands for.
-fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
-    let segments = ip.segments();
-    let pair = match segments {
-        [0x2002, high, low, ..] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => [high, low],
-        _ => return ip.to_ipv4(),
-    };
-    let [[a, b], [c, d]] = pair.map(u16::to_be_bytes);
-    Some(Ipv4Addr::new(a, b, c, d))
 }
 
 #[cfg(test)]

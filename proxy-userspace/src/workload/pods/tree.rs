@@ -7,11 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::errno::Errno;
 use proxy_common::maps::MAX_LEVELS;
 
-use super::name::{PodUid, is_kubepods, is_qos};
+use super::{
+    PodsError,
+    name::{PodUid, is_kubepods, is_qos},
+};
 
-/// How deep below the mount the kubelet's directory may be, inside of other clusters.
+/// How deep below the mount the kubelet's directory may be.
 const KUBEPODS_DEPTH: usize = 6;
 /// How many levels may be hidden above what a mount shows, those of pods included.
 const HIDDEN_LEVELS: u8 = 8;
@@ -27,30 +31,38 @@ pub struct PodCgroup {
     pub path: PathBuf,
 }
 
-/// The directories that hold pods: each kubelet's own, and its classes.
-pub(super) fn holders(mount: &Path) -> Vec<PathBuf> {
+/// The directories that hold pods: each kubelet's own, and its classes. Those of clusters
+/// inside of pods do not count: their pods are the outer pod's business, and whoever may make
+/// cgroups in a container could pose as any pod of the node.
+pub(super) fn holders(mount: &Path) -> Result<Vec<PathBuf>, PodsError> {
     let mut found = Vec::new();
-    for kubepods in kubepods(mount, KUBEPODS_DEPTH) {
-        let classes = directories(&kubepods)
+    for kubepods in outermost(mount)? {
+        let classes = directories(&kubepods)?
             .into_iter()
             .filter(|entry| is_qos(&entry.name))
             .map(|entry| entry.path);
         found.extend(classes);
         found.push(kubepods);
     }
-    found
+    Ok(found)
 }
 
 /// The kubelets' own directories, without those of clusters inside of pods: what is attached
 /// to one of these reaches every pod below.
-pub fn outermost(mount: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = Vec::new();
-    for path in kubepods(mount, KUBEPODS_DEPTH) {
-        if !found.iter().any(|outer| path.starts_with(outer)) {
-            found.push(path);
+pub fn outermost(mount: &Path) -> Result<Vec<PathBuf>, PodsError> {
+    let mut found = Vec::new();
+    let mut next = vec![(mount.to_path_buf(), KUBEPODS_DEPTH)];
+    while let Some((directory, depth)) = next.pop() {
+        for entry in directories(&directory)? {
+            if is_kubepods(&entry.name) {
+                found.push(entry.path);
+            } else if depth > 1 {
+                next.push((entry.path, depth - 1));
+            }
         }
     }
-    found
+    found.sort();
+    Ok(found)
 }
 
 /// Depths below the root of the whole tree at which the pods of some kubelets are: right
@@ -88,36 +100,21 @@ fn depth(path: &Path) -> (u8, bool) {
 }
 
 /// All pods in some holders, by the id of their cgroup.
-pub(super) fn pods(holders: &[PathBuf]) -> BTreeMap<u64, PodCgroup> {
-    holders
-        .iter()
-        .flat_map(|holder| directories(holder))
-        .filter_map(|entry| {
-            let pod = PodCgroup {
-                uid: PodUid::from_directory(&entry.name)?,
-                cgroup_id: entry.inode,
-                path: entry.path,
-            };
-            Some((pod.cgroup_id, pod))
-        })
-        .collect()
-}
-
-/// Outermost first: a node that runs a cluster in a pod has a kubelet's directory in another's.
-fn kubepods(directory: &Path, depth: usize) -> Vec<PathBuf> {
-    if depth == 0 {
-        return Vec::new();
-    }
-    directories(directory)
-        .into_iter()
-        .flat_map(|entry| {
-            let mut found = kubepods(&entry.path, depth - 1);
-            if is_kubepods(&entry.name) {
-                found.insert(0, entry.path);
+pub(super) fn pods(holders: &[PathBuf]) -> Result<BTreeMap<u64, PodCgroup>, PodsError> {
+    let mut pods = BTreeMap::new();
+    for holder in holders {
+        for entry in directories(holder)? {
+            if let Some(uid) = PodUid::from_directory(&entry.name) {
+                let pod = PodCgroup {
+                    uid,
+                    cgroup_id: entry.inode,
+                    path: entry.path,
+                };
+                pods.insert(pod.cgroup_id, pod);
             }
-            found
-        })
-        .collect()
+        }
+    }
+    Ok(pods)
 }
 
 struct Entry {
@@ -126,17 +123,35 @@ struct Entry {
     path: PathBuf,
 }
 
-/// The directories in a directory; one that has just gone has none.
-fn directories(path: &Path) -> Vec<Entry> {
-    let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    entries
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| Entry {
-            name: entry.file_name().to_string_lossy().into_owned(),
-            inode: entry.ino(),
-            path: entry.path(),
-        })
-        .collect()
+/// The directories in a directory; one that has just gone has none. Any other error must not
+/// look as if there were none.
+fn directories(path: &Path) -> Result<Vec<Entry>, PodsError> {
+    match read_directories(path) {
+        Ok(found) => Ok(found),
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        Err(source) => Err(PodsError::Read {
+            path: path.to_path_buf(),
+            source,
+        }),
+    }
+}
+
+fn read_directories(path: &Path) -> io::Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(Entry {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                inode: entry.ino(),
+                path: entry.path(),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a cgroup was removed before or while it was read.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
 }
