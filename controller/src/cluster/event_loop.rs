@@ -15,7 +15,8 @@ use super::bucket::Bucket;
 use super::change::Change;
 use super::failure::Told;
 use super::queue::Job;
-use super::state::{Answer, Retry, State};
+use super::recheck::Recheck;
+use super::state::{Answer, Retry, Scope, State};
 use super::{calls, watches};
 use crate::health::Pings;
 use crate::nodes::Nodes;
@@ -75,8 +76,7 @@ pub async fn run(
         bucket: Bucket::new(limits.qps, limits.burst, Instant::now()),
         requests: JoinSet::new(),
         named_are_known: Some(named_are_known),
-        role_changes: 0,
-        recheck_at: None,
+        recheck: Recheck::after(RECHECK),
         told,
     };
     event_loop.run(watches, changes, pings).await
@@ -90,8 +90,8 @@ struct EventLoop {
     requests: JoinSet<Done>,
     /// Taken once the watch of the Connectors may begin.
     named_are_known: Option<oneshot::Sender<()>>,
-    role_changes: u64,
-    recheck_at: Option<Instant>,
+    /// Whose roles changed.
+    recheck: Recheck<Scope>,
     told: Told,
 }
 
@@ -113,7 +113,7 @@ impl EventLoop {
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let token_at = self.send_requests();
-            let recheck_at = self.recheck_at;
+            let recheck_at = self.recheck.at();
             tokio::select! {
                 Some(change) = changes.recv() => self.change(change),
                 Some(done) = self.requests.join_next() => self.done(done),
@@ -122,8 +122,8 @@ impl EventLoop {
                 }
                 () = until(token_at) => {}
                 () = until(recheck_at) => {
-                    self.recheck_at = None;
-                    self.state.recheck();
+                    let scopes = self.recheck.take(Instant::now());
+                    self.state.recheck(scopes);
                 }
                 _ = refresh.tick() => self.state.refresh(&self.nodes),
                 // They may stop, when nobody is interested any more.
@@ -177,10 +177,8 @@ impl EventLoop {
             // Nobody listens only if the watch has ended, which is noticed elsewhere.
             named_are_known.send(()).ok();
         }
-        if self.role_changes != self.state.role_changes() {
-            self.role_changes = self.state.role_changes();
-            self.recheck_at = Some(Instant::now() + RECHECK);
-        }
+        let changed = self.state.take_changed_roles();
+        self.recheck.note(changed, Instant::now());
         let was_complete = self.nodes.is_complete();
         self.nodes.set_namespaces(self.state.namespaces());
         self.state.publish(&self.nodes);

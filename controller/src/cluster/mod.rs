@@ -20,6 +20,7 @@ mod change;
 mod event_loop;
 mod failure;
 mod queue;
+mod recheck;
 mod relist;
 mod state;
 mod watches;

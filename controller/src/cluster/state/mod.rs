@@ -22,7 +22,7 @@ use crate::snapshot::{NoRandomness, NodeState};
 
 pub(super) use traffic::{Answer, Call, Retry};
 
-/// How often a review may fail before nodes are told what there is without it.
+/// How often a request may fail before nodes are told what there is without its answer.
 const PATIENCE: u32 = 5;
 
 /// A status on its way to the API server.
@@ -36,7 +36,7 @@ struct Write {
 
 /// Whose answers a change of roles may change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Scope {
+pub(super) enum Scope {
     Cluster,
     Namespace(String),
 }
@@ -58,9 +58,10 @@ pub(super) struct State {
     dirty: BTreeSet<String>,
     /// States that nobody may see yet; `None` once everybody may.
     withheld: Option<BTreeMap<String, Arc<NodeState>>>,
-    /// What to ask about once more, when every API server has taken over the change.
-    recheck: BTreeSet<Scope>,
-    role_changes: u64,
+    /// Secrets that the controller may not read: trying again does not help by itself.
+    denied: BTreeSet<Key>,
+    /// Whose roles changed since that was asked for.
+    changed_roles: BTreeSet<Scope>,
 }
 
 impl State {
@@ -79,8 +80,8 @@ impl State {
             writes: BTreeMap::new(),
             dirty: BTreeSet::new(),
             withheld: Some(BTreeMap::new()),
-            recheck: BTreeSet::new(),
-            role_changes: 0,
+            denied: BTreeSet::new(),
+            changed_roles: BTreeSet::new(),
         })
     }
 
@@ -261,10 +262,9 @@ impl State {
             Event::InitDone => relist.finish().into_iter().map(|(key, _)| key).collect(),
         };
         for (namespace, _) in changed.into_iter().filter(|_| counts) {
-            self.role_changes += 1;
             let scope = namespace.map_or(Scope::Cluster, Scope::Namespace);
             self.ask_again(&scope);
-            self.recheck.insert(scope);
+            self.changed_roles.insert(scope);
         }
     }
 
@@ -282,19 +282,20 @@ impl State {
             .cloned()
             .collect();
         for review in reviews {
-            self.queue.push(Job::Ask(review), Urgency::Normal);
+            self.queue.push(Job::Ask(review), Urgency::Again);
         }
     }
 
-    /// How often roles changed; each change wants a [`Self::recheck`] some time later.
-    pub(super) fn role_changes(&self) -> u64 {
-        self.role_changes
+    /// Whose roles changed since this was called; each change wants a [`Self::recheck`] some
+    /// time later.
+    pub(super) fn take_changed_roles(&mut self) -> BTreeSet<Scope> {
+        std::mem::take(&mut self.changed_roles)
     }
 
     /// Asks once more about the roles that changed: the API server that answered may not have
     /// heard of the change when it was asked at once.
-    pub(super) fn recheck(&mut self) {
-        for scope in std::mem::take(&mut self.recheck) {
+    pub(super) fn recheck(&mut self, scopes: BTreeSet<Scope>) {
+        for scope in scopes {
             self.ask_again(&scope);
         }
     }
@@ -384,11 +385,15 @@ impl State {
             && self.roles.values().all(Relist::is_filled)
     }
 
-    /// Whether all is known that nodes depend on, or was asked for in vain.
+    /// Whether all is known that nodes depend on, or was asked for in vain. What is known and
+    /// looked at again holds nobody up: somewhere roles and Secrets change all the time.
     fn is_settled(&self) -> bool {
         self.queue.unsettled().all(|(job, failures)| match job {
-            Job::Fetch(_) => failures > 0,
-            Job::Ask(_) => failures >= PATIENCE,
+            _ if failures >= PATIENCE => true,
+            Job::Fetch(key) => {
+                self.denied.contains(key) || self.model.secret_version(key).is_some()
+            }
+            Job::Ask(review) => self.model.has_answer(review),
             Job::Write(_) => true,
         })
     }

@@ -198,6 +198,103 @@ fn a_review_that_fails_again_and_again_holds_nobody_up_for_ever() {
 }
 
 #[test]
+fn roles_and_secrets_that_change_all_the_time_hold_nobody_up() {
+    let nodes = Nodes::default();
+    let mut state = listed();
+    state.publish(&nodes);
+    while let Some(call) = state.next_call() {
+        answer(&mut state, call);
+        // Before anything is told, what is known is called into question again.
+        state.change(role(Some("team"), "1"), NOW);
+        let change = Change::Secret(Event::Apply((secret(), version("u", "2"))));
+        state.change(change, NOW);
+        if state.model.has_answer(&review()) && state.model.secret_version(&secret()).is_some() {
+            break;
+        }
+    }
+    let open = state.queue.unsettled().count();
+    assert!(open >= 2, "both are looked at again");
+    state.publish(&nodes);
+    assert!(nodes.is_complete() && usable(&nodes));
+}
+
+#[test]
+fn one_failed_read_takes_nothing_away() {
+    let nodes = Nodes::default();
+    let mut state = listed();
+    state.publish(&nodes);
+    let key = fetch(&mut state);
+    let failed = Answer::Fetched(key, Err(unavailable()));
+    let retry = state.answer(failed, NOW).expect("again");
+    while let Some(call) = state.next_call() {
+        answer(&mut state, call);
+    }
+    state.publish(&nodes);
+    assert!(!nodes.is_complete(), "it would be told as not usable");
+    state.retry(retry.job);
+    let key = fetch(&mut state);
+    answer(&mut state, Call::Fetch(key));
+    state.publish(&nodes);
+    assert!(nodes.is_complete() && usable(&nodes));
+}
+
+#[test]
+fn a_secret_that_may_not_be_read_holds_nobody_up() {
+    let nodes = Nodes::default();
+    let mut state = listed();
+    state.publish(&nodes);
+    let key = fetch(&mut state);
+    let denied = Failure::Forbidden("get secrets".to_owned());
+    assert!(
+        state
+            .answer(Answer::Fetched(key, Err(denied)), NOW)
+            .is_some()
+    );
+    while let Some(call) = state.next_call() {
+        answer(&mut state, call);
+    }
+    state.publish(&nodes);
+    assert!(nodes.is_complete() && !usable(&nodes));
+}
+
+#[test]
+fn a_pod_that_waits_goes_before_what_is_asked_again() {
+    let nodes = Nodes::default();
+    let mut state = calm(&nodes);
+    state.change(role(None, "2"), NOW);
+    let mut waiting = pod();
+    (waiting.uid, waiting.service_account) = ("new".to_owned(), "late".to_owned());
+    let event = Event::Apply(("new".to_owned(), Some(("node".to_owned(), waiting))));
+    state.change(Change::Pod(event), NOW);
+    let class = Change::Class(Event::Delete(("basic".to_owned(), None)));
+    state.change(class, NOW);
+    state.publish(&nodes);
+    let Some(Call::Ask(first)) = state.next_call() else {
+        panic!("a review");
+    };
+    assert_eq!(first.service_account, "late");
+    assert_eq!(write(&mut state), False);
+    assert!(matches!(state.next_call(), Some(Call::Ask(it)) if it == review()));
+}
+
+#[test]
+fn a_secret_made_anew_while_the_old_one_is_not_found_is_read() {
+    let nodes = Nodes::default();
+    let mut state = calm(&nodes);
+    let change = Change::Secret(Event::Apply((secret(), version("u", "2"))));
+    state.change(change, NOW);
+    let key = fetch(&mut state);
+    let change = Change::Secret(Event::Apply((secret(), version("other", "3"))));
+    state.change(change, NOW);
+    state.answer(Answer::Fetched(key, Ok(None)), NOW);
+    assert!(state.writes.is_empty(), "it is not said to be missing");
+    let key = fetch(&mut state);
+    answer(&mut state, Call::Fetch(key));
+    state.publish(&nodes);
+    assert!(usable(&nodes));
+}
+
+#[test]
 fn a_secret_that_changes_while_it_is_read_is_read_again() {
     let nodes = Nodes::default();
     let mut state = calm(&nodes);
@@ -376,14 +473,17 @@ fn a_successor_of_the_same_name_gets_its_own_status() {
 fn changed_roles_are_asked_about_now_and_later_in_their_namespace() {
     let nodes = Nodes::default();
     let mut state = calm(&nodes);
-    assert_eq!(state.role_changes(), 0, "the first list changes nothing");
+    let changed = state.take_changed_roles();
+    assert!(changed.is_empty(), "the first list changes nothing");
     state.change(role(Some("other"), "1"), NOW);
     assert!(state.next_call().is_none());
+    state.take_changed_roles();
     for namespace in [Some("team"), None] {
-        let changes = state.role_changes();
         state.change(role(namespace, "2"), NOW);
+        let mut changed = state.take_changed_roles();
+        assert_eq!(changed.len(), 1);
         state.change(role(namespace, "2"), NOW);
-        assert_eq!(state.role_changes(), changes + 1);
+        assert!(state.take_changed_roles().is_empty(), "nothing is new");
         for _ in ["now", "later"] {
             let Some(Call::Ask(asked)) = state.next_call() else {
                 panic!("a review");
@@ -391,7 +491,7 @@ fn changed_roles_are_asked_about_now_and_later_in_their_namespace() {
             assert_eq!(asked, review());
             state.answer(Answer::Asked(asked, Ok(true)), NOW);
             assert!(state.next_call().is_none());
-            state.recheck();
+            state.recheck(std::mem::take(&mut changed));
         }
         assert!(state.next_call().is_none());
     }

@@ -91,6 +91,7 @@ impl State {
     pub(in super::super) fn answer(&mut self, answer: Answer, now: &str) -> Option<Retry> {
         match answer {
             Answer::Fetched(key, Ok(secret)) => {
+                self.denied.remove(&key);
                 self.queue.finish(&Job::Fetch(key.clone()));
                 self.fetched(key, secret, now);
                 None
@@ -98,6 +99,11 @@ impl State {
             Answer::Fetched(key, Err(failure)) => {
                 self.fetching.remove(&key);
                 let wanted = self.model.wants_secret(&key) && self.secrets.get(&key).is_some();
+                if wanted && matches!(failure, Failure::Forbidden(_) | Failure::NotFound) {
+                    self.denied.insert(key.clone());
+                } else {
+                    self.denied.remove(&key);
+                }
                 self.failed(Job::Fetch(key), Urgency::Urgent, failure, wanted)
             }
             Answer::Asked(review, Ok(allowed)) => {
@@ -109,7 +115,7 @@ impl State {
             Answer::Asked(review, Err(failure)) => {
                 let wanted = self.model.needs_review(&review);
                 let urgency = if self.model.has_answer(&review) {
-                    Urgency::Normal
+                    Urgency::Again
                 } else {
                     Urgency::Urgent
                 };
@@ -141,6 +147,11 @@ impl State {
     fn fetched(&mut self, key: Key, secret: Option<HeldSecret>, now: &str) {
         let asked = self.fetching.remove(&key);
         let Some(secret) = secret else {
+            if self.secrets.get(&key) != asked.as_ref() {
+                // The watch has shown another one since, which is read next, or that there is
+                // none, which was taken over.
+                return;
+            }
             // The watch will show whether there is another one.
             let effects = self.model.remove_secret(&key, now);
             return self.follow(effects);
