@@ -21,7 +21,7 @@ use crate::model::Key;
 
 pub use bundle::{BUNDLE, BUNDLE_KEY, RESYNC, keep_bundles, write_bundle};
 pub use error::{AuthorityError, BundleError, RootFault, SignError};
-pub use node::NODE_LIFE;
+pub use node::{HOSTS, NODE_LIFE, Signed};
 pub use root::ROOT_LIFE;
 pub use server::{SERVER_LIFE, ServerCertificate};
 pub use store::ROOT_SECRET;

@@ -16,7 +16,7 @@ use super::identity::{Authenticator, Refusal};
 use super::limits;
 use super::listener::Peer;
 use super::session::Session;
-use crate::authority::{Authority, SignError};
+use crate::authority::{Authority, SignError, Signed};
 use crate::nodes::Nodes;
 
 /// What agents are served.
@@ -149,8 +149,8 @@ impl Distribution for Calls {
             Status::unavailable("the controller does not know the cluster yet; try again")
         })?;
         let hosts = state.hosts();
-        let signed = self.service.authority.sign(&csr, &node, &hosts);
-        let certificate = signed.map_err(|error| {
+        let signed = self.service.authority.sign(&csr, &node, hosts);
+        let Signed { certificate, hosts } = signed.map_err(|error| {
             warn!(node, "{error}");
             match &error {
                 SignError::Request { .. } | SignError::KeyKind { .. } => {
@@ -163,7 +163,7 @@ impl Distribution for Calls {
         Ok(Response::new(SignResponse {
             certificate: certificate.to_vec(),
             root: self.service.authority.root_der().to_vec(),
-            hosts: hosts.into_iter().map(str::to_owned).collect(),
+            hosts: hosts.into_iter().collect(),
         }))
     }
 }
