@@ -37,7 +37,7 @@ async fn a_stream_begins_with_the_whole_state_and_goes_on_with_changes() {
     assert!(!unusable.connectors[0].usable);
 
     world.change(|model| {
-        model.remove_connector(&Key::new("team", "api"));
+        model.remove_connector(&Key::new("team", "api"), "2026-01-01T00:00:00Z");
     });
     let removal = stream.take().await;
     assert_eq!(removal.removed_connectors.len(), 1);

@@ -12,15 +12,16 @@ use connectors::cluster::References;
 use kube::runtime::watcher::Event;
 use proxy_common::api::{self, ConnectorStatus};
 
-use super::change::{Change, RoleKey, RoleKind, Version};
+use super::change::{Change, RoleKey, RoleKind, Seen, Version};
 use super::queue::{Job, Queue, Urgency};
 use super::relist::Relist;
 use crate::grants::{Pod, Review};
+use crate::kubernetes::ObjectVersion;
 use crate::model::{Effects, Key, Model};
 use crate::nodes::Nodes;
 use crate::snapshot::{NoRandomness, NodeState};
 
-pub(super) use traffic::{Answer, Call, Retry};
+pub(super) use traffic::{Answer, Call, Failed};
 
 /// How often a request may fail before nodes are told what there is without its answer.
 const PATIENCE: u32 = 5;
@@ -28,10 +29,13 @@ const PATIENCE: u32 = 5;
 /// A status on its way to the API server.
 #[derive(Debug)]
 struct Write {
-    uid: String,
+    /// What it was worked out from.
+    version: ObjectVersion,
     status: ConnectorStatus,
-    /// The request with this very status is under way.
+    /// The request with this very status was sent.
     sent: bool,
+    /// The object was another one by then: the watch will show it.
+    stale: bool,
 }
 
 /// Whose answers a change of roles may change.
@@ -54,6 +58,11 @@ pub(super) struct State {
     /// Which version of a Secret was known when the request was sent that is under way.
     fetching: BTreeMap<Key, Version>,
     writes: BTreeMap<Key, Write>,
+    /// What was written a short while ago. If somebody else undoes that, it is not written
+    /// again at once: another version of the controller may think that it is right.
+    recent: BTreeMap<Key, Write>,
+    /// Whose statuses were written since that was asked for.
+    written: Vec<Key>,
     /// Nodes to evaluate.
     dirty: BTreeSet<String>,
     /// States that nobody may see yet; `None` once everybody may.
@@ -78,6 +87,8 @@ impl State {
             queue: Queue::default(),
             fetching: BTreeMap::new(),
             writes: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            written: Vec::new(),
             dirty: BTreeSet::new(),
             withheld: Some(BTreeMap::new()),
             denied: BTreeSet::new(),
@@ -106,20 +117,27 @@ impl State {
         }
     }
 
-    fn connector(&mut self, event: Event<(Key, Option<Box<api::Connector>>)>, now: &str) {
+    fn connector(&mut self, event: Event<(Key, Seen)>, now: &str) {
         match event {
             Event::Init => self.connectors.begin(),
-            Event::InitApply((key, Some(object))) | Event::Apply((key, Some(object))) => {
+            Event::InitApply((key, seen)) | Event::Apply((key, seen)) => {
                 self.connectors.apply(key.clone(), ());
-                self.upsert_connector(&key, *object, now);
+                let object = *seen.object;
+                match seen.fault {
+                    None => self.upsert_connector(&key, object, now),
+                    Some(fault) => {
+                        let effects = self.model.upsert_unreadable(object, fault, now);
+                        self.follow_connector(&key, effects);
+                    }
+                }
             }
-            Event::InitApply((key, None)) | Event::Apply((key, None)) | Event::Delete((key, _)) => {
+            Event::Delete((key, _)) => {
                 self.connectors.remove(&key);
-                self.remove_connector(&key);
+                self.remove_connector(&key, now);
             }
             Event::InitDone => {
                 for (key, ()) in self.connectors.finish() {
-                    self.remove_connector(&key);
+                    self.remove_connector(&key, now);
                 }
             }
         }
@@ -140,18 +158,22 @@ impl State {
             }
         }
         let effects = self.model.upsert_connector(object, now);
-        if !effects.statuses.contains_key(key) {
-            // It says what it should, or what it should say is not known yet.
-            self.forget_write(key);
-        }
-        self.follow(effects);
+        self.follow_connector(key, effects);
         for secret in secrets {
             self.look_at_secret(secret, now);
         }
     }
 
-    fn remove_connector(&mut self, key: &Key) {
-        let effects = self.model.remove_connector(key);
+    fn follow_connector(&mut self, key: &Key, effects: Effects) {
+        if !effects.statuses.contains_key(key) {
+            // It says what it should, or what it should say is not known yet.
+            self.forget_write(key);
+        }
+        self.follow(effects);
+    }
+
+    fn remove_connector(&mut self, key: &Key, now: &str) {
+        let effects = self.model.remove_connector(key, now);
         self.forget_write(key);
         self.follow(effects);
     }
@@ -327,22 +349,43 @@ impl State {
     fn follow(&mut self, mut effects: Effects) {
         self.dirty.append(&mut effects.nodes);
         for (key, status) in effects.statuses {
-            let Some(uid) = self.model.connector_uid(&key) else {
+            let Some(version) = self.model.connector_version(&key) else {
                 continue;
             };
             let write = Write {
-                uid: uid.to_owned(),
+                version,
                 status,
                 sent: false,
+                stale: false,
             };
-            if self
-                .writes
-                .get(&key)
-                .is_some_and(|it| it.says_the_same(&write))
-            {
+            let waiting = self.writes.get(&key);
+            if waiting.is_some_and(|it| it.version == write.version && it.says_the_same(&write)) {
                 continue;
             }
-            self.writes.insert(key.clone(), write);
+            let job = Job::Write(key.clone());
+            if waiting.is_some_and(|it| it.stale) {
+                // What it waits for has come.
+                self.queue.cancel(&job);
+            }
+            let recent = self.recent.get(&key);
+            let was_undone = recent.is_some_and(|it| it.says_the_same(&write));
+            self.writes.insert(key, write);
+            if !was_undone {
+                self.queue.push(job, Urgency::Normal);
+            }
+        }
+    }
+
+    /// Whose statuses were written since this was called; each wants a [`Self::rested`] some
+    /// time later.
+    pub(super) fn take_written(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.written)
+    }
+
+    /// It is a while ago that a status was written: what was held back since goes out.
+    pub(super) fn rested(&mut self, key: Key) {
+        self.recent.remove(&key);
+        if self.writes.get(&key).is_some_and(|it| !it.sent) {
             self.queue.push(Job::Write(key), Urgency::Normal);
         }
     }
@@ -424,6 +467,6 @@ impl Write {
             }
             status
         };
-        self.uid == other.uid && timeless(&self.status) == timeless(&other.status)
+        self.version.uid == other.version.uid && timeless(&self.status) == timeless(&other.status)
     }
 }
