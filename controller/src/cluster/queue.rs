@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 
 use crate::grants::Review;
 use crate::model::Key;
+use crate::pause;
 
 /// The first wait after a failure, and the longest; each has up to its double as jitter.
 const WAITS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -150,7 +151,7 @@ impl Queue {
             .entry(job.clone())
             .or_insert_with(|| Failures {
                 count: 0,
-                waits: waits(),
+                waits: pause::growing(WAITS.0, WAITS.1),
                 waiting: None,
             });
         failures.count = failures.count.saturating_add(1);
@@ -232,15 +233,6 @@ impl Turns {
         }
         job
     }
-}
-
-fn waits() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(WAITS.0)
-        .with_max_delay(WAITS.1)
-        .with_jitter()
-        .without_max_times()
-        .build()
 }
 
 #[cfg(test)]

@@ -77,17 +77,17 @@ impl World {
             api.handle().create("v1", "namespaces", "", object).unwrap();
         }
         apply_roles(&api);
-        let mut config = Config::new(api.url().parse().unwrap());
-        config.auth_info = AuthInfo {
-            token: Some(CONTROLLER_TOKEN.to_owned().into()),
-            ..AuthInfo::default()
-        };
         Self {
-            client: Client::try_from(config).unwrap(),
+            client: client(&api, CONTROLLER_TOKEN),
             api,
             nodes: Arc::default(),
             model: Mutex::new(model()),
         }
+    }
+
+    /// Of somebody who may do everything.
+    pub(crate) fn admin(&self) -> Client {
+        client(&self.api, ADMIN_TOKEN)
     }
 
     pub(crate) async fn authority(&self) -> Arc<Authority> {
@@ -326,6 +326,15 @@ fn with(mut object: Value, api_version: &str, kind: &str) -> Value {
     object["apiVersion"] = json!(api_version);
     object["kind"] = json!(kind);
     object
+}
+
+fn client(api: &Server, token: &str) -> Client {
+    let mut config = Config::new(api.url().parse().unwrap());
+    config.auth_info = AuthInfo {
+        token: Some(token.to_owned().into()),
+        ..AuthInfo::default()
+    };
+    Client::try_from(config).unwrap()
 }
 
 /// The roles of the manifests.
