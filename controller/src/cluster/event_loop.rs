@@ -11,13 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, sleep, sleep_until};
 
-use super::bucket::Bucket;
 use super::change::Change;
 use super::failure::{Failure, Told};
 use super::queue::Job;
 use super::recheck::Recheck;
 use super::state::{Answer, Failed, Scope, State};
 use super::{calls, watches};
+use crate::bucket::Bucket;
 use crate::health::Pings;
 use crate::model::Key;
 use crate::nodes::Nodes;

@@ -114,7 +114,7 @@ async fn hosts_that_do_not_fit_are_left_out_and_the_others_work() {
     assert!(signed.hosts.contains(first));
     let root = authority.root_der();
     assert!(accepts(root, &signed.certificate, &key, first));
-    let last = hosts().last().unwrap();
+    let last = hosts().next_back().unwrap();
     assert!(!signed.hosts.contains(last));
     assert!(!accepts(root, &signed.certificate, &key, last));
     let again = authority.sign(&request(&key), "node-1", hosts()).unwrap();

@@ -3,8 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use connectors::{BASIC_AUTH, SecretData};
 use fake_apiserver::{API_AUDIENCE, Identity, Options, Server, Token};
 use kube::config::AuthInfo;
@@ -309,6 +311,21 @@ pub(crate) fn agent(node: &str) -> Identity {
 fn agent_token(node: &str) -> Token {
     assert_ne!(AUDIENCE, API_AUDIENCE);
     Token::with_audiences(agent(node), &[AUDIENCE])
+}
+
+/// A token as an API server makes them, but for its signature.
+pub(crate) fn jwt(audience: &str, account: &str, end: SystemTime) -> String {
+    let end = end
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let claims = json!({
+        "aud": [audience],
+        "sub": format!("system:serviceaccount:{NAMESPACE}:{account}"),
+        "exp": end,
+    });
+    let payload = URL_SAFE_NO_PAD.encode(claims.to_string());
+    format!("e30.{payload}.c2lnbmF0dXJl")
 }
 
 /// The password in an update's only Connector.

@@ -19,7 +19,7 @@ pub(in super::super) enum Call {
     /// Ask a review.
     Ask(Review),
     /// Write the status of a Connector that is in this state.
-    Write(Key, ObjectVersion, ConnectorStatus),
+    Write(Key, ObjectVersion, Box<ConnectorStatus>),
 }
 
 /// What came of a request.
@@ -56,7 +56,8 @@ impl State {
                 Job::Ask(review) => Some(Call::Ask(review.clone())),
                 Job::Write(key) => self.writes.get_mut(key).map(|write| {
                     write.sent = true;
-                    Call::Write(key.clone(), write.version.clone(), write.status.clone())
+                    let status = Box::new(write.status.clone());
+                    Call::Write(key.clone(), write.version.clone(), status)
                 }),
             };
             if call.is_some() {
@@ -128,7 +129,7 @@ impl State {
                 self.wrote(key, version);
                 None
             }
-            Answer::Written(key, Err(failure)) => self.not_written(key, failure),
+            Answer::Written(key, Err(failure)) => self.not_written(&key, failure),
         }
     }
 
@@ -142,17 +143,17 @@ impl State {
         }
     }
 
-    fn not_written(&mut self, key: Key, failure: Failure) -> Option<Failed> {
+    fn not_written(&mut self, key: &Key, failure: Failure) -> Option<Failed> {
         let job = Job::Write(key.clone());
-        let version = self.model.connector_version(&key);
-        let write = self.writes.get_mut(&key);
+        let version = self.model.connector_version(key);
+        let write = self.writes.get_mut(key);
         // An object that is gone needs none, and its successor gets one of its own.
         let wanted = write.filter(|write| {
             let uid = version.as_ref().map(|it| &it.uid);
             failure != Failure::NotFound && Some(&write.version.uid) == uid
         });
         let Some(write) = wanted else {
-            self.writes.remove(&key);
+            self.writes.remove(key);
             return self.failed(job, Urgency::Normal, failure, false);
         };
         if failure == Failure::Conflict {
