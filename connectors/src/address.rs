@@ -9,7 +9,7 @@ use std::fmt;
 use thiserror::Error;
 use url::{Host, Url};
 
-use super::{Address, Scheme};
+use super::{Address, Scheme, limits};
 
 /// Why an address cannot be used. No variant repeats the address: one that was written with
 /// a password in it must not end up in a log.
@@ -39,6 +39,12 @@ pub enum AddressError {
     /// A host that no URL can have, or that stands for several.
     #[error("has a host that is neither a DNS name nor an IP address")]
     Host,
+    /// A part of a DNS name with a hyphen at its end, for which no certificate can be issued.
+    #[error("has a host of which a part begins or ends with `-`: no certificate can name it")]
+    Hyphen,
+    /// Longer than any address that works.
+    #[error("is longer than {} bytes", limits::ADDRESS)]
+    TooLong,
     /// A port that is no port.
     #[error("has a port that is not a number from 1 to 65535")]
     Port,
@@ -62,6 +68,9 @@ impl Address {
     /// Host names come out in lower case (and in their ASCII form), paths without a
     /// trailing slash.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
+        if text.len() > limits::ADDRESS {
+            return Err(AddressError::TooLong);
+        }
         let (scheme, rest) = split_scheme(text)?;
         if text
             .chars()
@@ -187,11 +196,15 @@ fn host(url: &Url) -> Result<String, AddressError> {
             let well_formed = name
                 .split('.')
                 .all(|label| !label.is_empty() && label.len() <= MAX_LABEL && is_label(label));
-            if well_formed && name.len() <= MAX_NAME {
-                Ok(name.to_owned())
-            } else {
-                Err(AddressError::Host)
+            if !well_formed || name.len() > MAX_NAME {
+                return Err(AddressError::Host);
             }
+            // Verifiers refuse all of a certificate whose name constraints hold such a name.
+            let hyphen = |label: &str| label.starts_with('-') || label.ends_with('-');
+            if name.split('.').any(hyphen) {
+                return Err(AddressError::Hyphen);
+            }
+            Ok(name.to_owned())
         }
     }
 }
@@ -313,6 +326,10 @@ mod tests {
             ("https://registry.example.com.", E::Host),
             ("https://registry..example.com", E::Host),
             ("https://[::1", E::Host),
+            ("https://-registry.example.com", E::Hyphen),
+            ("https://registry-.example.com", E::Hyphen),
+            ("https://registry.-example.com", E::Hyphen),
+            ("https://registry.example.com-", E::Hyphen),
             ("https://git.example.com/a/../b", E::DotSegment),
             ("https://git.example.com/a/%2E%2e/b", E::DotSegment),
             ("https://git.example.com/.", E::DotSegment),
@@ -322,6 +339,19 @@ mod tests {
         ] {
             assert_eq!(Address::parse(text), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_has_a_greatest_length() {
+        let longest = |length: usize| {
+            let start = "https://registry.example.com/";
+            start.to_owned() + &"a".repeat(length - start.len())
+        };
+        assert!(Address::parse(&longest(limits::ADDRESS)).is_ok());
+        assert_eq!(
+            Address::parse(&longest(limits::ADDRESS + 1)),
+            Err(AddressError::TooLong)
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::class::Class;
 use super::error::{Findings, Place, Problem, StateError};
 use super::rules::{self, Wanted};
 use super::secret::{self, SecretData};
-use super::{Address, Connector, ConnectorId, DEFAULT_NAMESPACE, Origin, Protocol, trust};
+use super::{Address, Connector, ConnectorId, DEFAULT_NAMESPACE, Origin, Protocol, limits, trust};
 
 /// Names of the objects that a Connector depends on. Secrets are in its own namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -189,6 +189,7 @@ fn without_class(spec: &api::ConnectorSpec, findings: &mut Findings<'_>) -> Want
     let extensions = spec
         .address_extensions
         .iter()
+        .take(limits::EXTENSIONS)
         .filter_map(|param| Address::parse(param.value.as_str()?).ok())
         .collect();
     Wanted {
@@ -245,19 +246,19 @@ fn ca_secret(
     manifest: &api::Connector,
     secret: Option<&SecretData>,
     place: &Place,
-) -> (Part, Vec<CertificateDer<'static>>) {
+) -> (Part, Arc<[CertificateDer<'static>]>) {
     if manifest.spec.ca_cert_secret_ref.is_none() {
-        return (Part::NotNeeded, Vec::new());
+        return (Part::NotNeeded, Arc::default());
     }
     if References::of(manifest).ca_secret.is_none() {
         let wanted = Problem::MissingFor("name the Secret".to_owned());
         return (
             unfit(place, "spec.caCertSecretRef.name", wanted),
-            Vec::new(),
+            Arc::default(),
         );
     }
     let Some(secret) = secret else {
-        return (Part::NotFound, Vec::new());
+        return (Part::NotFound, Arc::default());
     };
     let (namespace, name) = key(manifest);
     let mut faults = Vec::new();

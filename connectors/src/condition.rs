@@ -62,6 +62,8 @@ pub mod reason {
     pub const INVALID_PEM: &str = "InvalidPEM";
     /// Another field of the Connector has a fault.
     pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// The namespace has more Connectors than nodes are told of.
+    pub const TOO_MANY_CONNECTORS: &str = "TooManyConnectors";
     /// No Secret is needed, and none is named.
     pub const SECRET_OPTIONAL: &str = "SecretOptional";
     /// The class has no liveness probe.

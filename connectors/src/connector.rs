@@ -1,6 +1,7 @@
 //! A Connector as the pipeline uses it: validated, its class and Secret resolved.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 use secrecy::SecretString;
@@ -34,8 +35,9 @@ pub struct Connector {
     pub client_authorization: ClientAuthorization,
     /// What the kernel does with new connections while Postern does not answer.
     pub failure_policy: FailurePolicy,
-    /// Certificates trusted for this upstream besides the system's.
-    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// Certificates trusted for this upstream besides the system's. Connectors that name the
+    /// same Secret share them.
+    pub extra_roots: Arc<[CertificateDer<'static>]>,
 }
 
 impl Connector {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::AddressError;
+use super::{AddressError, limits};
 
 /// Where a fault is: file, document, object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,6 +220,12 @@ pub enum SecretFault {
          instead of `echo`, and in YAML a plain value instead of a `|` block)"
     )]
     TrailingNewline,
+    /// No header takes it.
+    #[error(
+        "is longer than {} bytes, which is more than servers accept in a header",
+        limits::CREDENTIAL
+    )]
+    TooLong,
     /// Control characters elsewhere.
     #[error("has a control character in it, which no header can carry: remove it")]
     ControlCharacter,

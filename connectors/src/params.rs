@@ -4,7 +4,7 @@ use proxy_common::api::{Param, ParamSpec};
 
 use super::class::given_twice;
 use super::error::{Findings, Problem};
-use super::{Address, Protocol};
+use super::{Address, Protocol, limits};
 
 /// The parameters in force: those given, then the defaults of those declared.
 ///
@@ -69,7 +69,14 @@ pub(super) fn extensions(
     findings: &mut Findings<'_>,
 ) -> (Vec<Param>, Vec<Address>) {
     const LIST: &str = "spec.addressExtensions";
-    let params = resolve(LIST, given, declared, findings);
+    // Those that are within the limit are kept, so that they are refused.
+    let all = given.len();
+    let given = &given[..all.min(limits::EXTENSIONS)];
+    let mut params = resolve(LIST, given, declared, findings);
+    if all.max(params.len()) > limits::EXTENSIONS {
+        findings.add(LIST, too_many());
+        params.truncate(limits::EXTENSIONS);
+    }
     let mut addresses: Vec<Address> = Vec::with_capacity(params.len());
     for param in &params {
         // A value that is no string has been reported; a default is the class's to mend.
@@ -98,6 +105,14 @@ pub(super) fn extensions(
         }
     }
     (params, addresses)
+}
+
+fn too_many() -> Problem {
+    Problem::Rule(format!(
+        "has more than {} addresses, defaults of the class included: make another Connector \
+         for the others",
+        limits::EXTENSIONS
+    ))
 }
 
 /// Reads an address and applies the rule of its protocol.

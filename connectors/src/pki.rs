@@ -84,7 +84,97 @@ fn host_prefix(ip: IpAddr) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
+    use rustls_pki_types::{CertificateDer, UnixTime};
+    use webpki::{EndEntityCert, KeyUsage};
+
     use super::*;
+    use crate::Address;
+
+    /// Whether a verifier accepts a leaf for `host` below an authority with these constraints.
+    fn accepts(hosts: &[&str], host: &str) -> bool {
+        let (root_key, key) = (KeyPair::generate(), KeyPair::generate());
+        let (root_key, key) = (root_key.expect("a key"), key.expect("a key"));
+        let day = Duration::from_hours(24);
+        let root = ca_params("root", BasicConstraints::Constrained(1), day);
+        let root_der = root.self_signed(&root_key).expect("a root").der().clone();
+        let mut params = ca_params("node", BasicConstraints::Constrained(0), day);
+        params.name_constraints = Some(constraints(hosts.iter().copied()));
+        let node = params
+            .signed_by(&key, &Issuer::new(root, &root_key))
+            .expect("an authority");
+        let leaf_key = KeyPair::generate().expect("a key");
+        let mut leaf = CertificateParams::new(vec![host.to_owned()]).expect("a name");
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let leaf = leaf
+            .signed_by(&leaf_key, &Issuer::new(params, &key))
+            .expect("a leaf");
+        let anchors = [webpki::anchor_from_trusted_cert(&root_der).expect("a root")];
+        let leaf: &CertificateDer<'_> = leaf.der();
+        let leaf = EndEntityCert::try_from(leaf).expect("a leaf");
+        leaf.verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors,
+            &[node.der().clone()],
+            UnixTime::now(),
+            KeyUsage::server_auth(),
+            None,
+            None,
+        )
+        .is_ok()
+    }
+
+    #[test]
+    fn a_verifier_takes_constraints_with_every_shape_of_address() {
+        let longest = [
+            "a".repeat(63),
+            "b".repeat(63),
+            "c".repeat(63),
+            "d".repeat(61),
+        ]
+        .join(".");
+        let shapes = [
+            "registry.example.com",
+            "localhost",
+            "a",
+            "my-registry.example.com",
+            "a--b.example.com",
+            "xn--bcher-kva.example",
+            "b\u{fc}cher.example",
+            "UPPER.example.com",
+            "under_score.example.com",
+            "_start.example.com",
+            "end_.example.com",
+            "1.example.com",
+            "1a.2b.example.com",
+            "example.c0m",
+            "example.0x",
+            "192.0.2.1",
+            "0x7f.1",
+            "[2001:db8::1]",
+            "[::ffff:192.0.2.1]",
+            "[::]",
+            &longest,
+        ];
+        let mut hosts = Vec::new();
+        for shape in shapes {
+            match Address::parse(&format!("https://{shape}")) {
+                Ok(address) => hosts.push(address.host),
+                // What is refused cannot get here; the ordinary ones must not be.
+                Err(error) => assert!(shape.contains("0x"), "{shape}: {error}"),
+            }
+        }
+        assert!(hosts.len() >= shapes.len() - 2);
+        let other = "innocent.example.com";
+        for host in &hosts {
+            assert!(
+                accepts(&[host, other], other),
+                "{host} spoils the certificate"
+            );
+        }
+        // The reason why hyphens at the ends of labels are refused as addresses.
+        assert!(!accepts(&["-a.example.com", other], other));
+    }
 
     #[test]
     fn nothing_is_permitted_of_a_kind_that_has_no_host() {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use proxy_common::api::{self, Param};
+use rustls_pki_types::CertificateDer;
 
 use super::auth;
 use super::class::{Class, Classes};
@@ -240,9 +241,9 @@ impl Resolver {
         namespace: &str,
         title: &str,
         findings: &mut Findings<'_>,
-    ) -> Vec<rustls_pki_types::CertificateDer<'static>> {
+    ) -> Arc<[CertificateDer<'static>]> {
         let Some(reference) = &spec.ca_cert_secret_ref else {
-            return Vec::new();
+            return Arc::default();
         };
         let field = "spec.caCertSecretRef.name";
         self.secrets

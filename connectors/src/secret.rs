@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +13,8 @@ use zeroize::Zeroizing;
 use super::docker_config;
 use super::error::{Findings, Place, Problem, SecretFault};
 use super::manifest::Placed;
-use super::{Address, Credential, Protocol};
+use super::trust::Certificates;
+use super::{Address, Credential, Protocol, limits};
 
 /// `type` of a Secret with `username` and `password`.
 pub const BASIC_AUTH: &str = "kubernetes.io/basic-auth";
@@ -32,6 +34,8 @@ pub struct SecretData {
     type_: String,
     values: BTreeMap<String, StoredValue>,
     place: Place,
+    /// Made when the first Connector asks for them; all others share them.
+    certificates: OnceLock<Certificates>,
 }
 
 #[derive(Clone)]
@@ -83,6 +87,7 @@ impl SecretData {
             type_,
             values,
             place: secret.place.clone(),
+            certificates: OnceLock::new(),
         }
     }
 
@@ -101,6 +106,7 @@ impl SecretData {
                 .map(|(key, bytes)| (key, StoredValue { bytes, origin }))
                 .collect(),
             place: Place::of("Secret", namespace, name),
+            certificates: OnceLock::new(),
         }
     }
 
@@ -122,6 +128,11 @@ impl SecretData {
     /// Value of a key, if it is UTF-8.
     pub fn text(&self, key: &str) -> Option<&str> {
         std::str::from_utf8(self.get(key)?).ok()
+    }
+
+    /// What it holds in certificates; read once.
+    pub(super) fn certificates(&self) -> &Certificates {
+        self.certificates.get_or_init(|| Certificates::read(self))
     }
 
     /// Where the Secret was found.
@@ -336,7 +347,9 @@ pub(super) fn check_token(text: &str) -> Result<(), SecretFault> {
 }
 
 fn check_characters(text: &str) -> Result<(), SecretFault> {
-    if text.ends_with('\n') {
+    if text.len() > limits::CREDENTIAL {
+        Err(SecretFault::TooLong)
+    } else if text.ends_with('\n') {
         Err(SecretFault::TrailingNewline)
     } else if text.chars().any(char::is_control) {
         Err(SecretFault::ControlCharacter)

@@ -1,7 +1,9 @@
 //! The parts of the controller, put together.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -15,12 +17,16 @@ use tokio::time::timeout;
 
 use crate::authority::{Authority, RESYNC, keep_bundles};
 use crate::distribution::{AUDIENCE, Service, serve};
+use crate::health::Ready;
 use crate::nodes::Nodes;
 use crate::options::Options;
 use crate::{cluster, health};
 
 /// How long agents' calls may take to end when the controller is told to.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// "Address family not supported by protocol": the kernel has no IPv6.
+const EAFNOSUPPORT: i32 = 97;
 
 /// Runs the controller until it is told to end by SIGTERM or SIGINT.
 ///
@@ -37,7 +43,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let watched = cluster::run(client.clone(), Arc::clone(&nodes), options.limits(), pings);
     parts.spawn(async { Ok(watched.await?) });
     let listener = listen(options.health_listen, "--health-listen").await?;
-    let healthy = health::serve(listener, pulse, Arc::clone(&nodes));
+    let ready = Ready::new(Arc::clone(&nodes));
+    let serves = ready.serves();
+    let healthy = health::serve(listener, pulse, ready);
     parts.spawn(async {
         healthy.await;
         Ok(())
@@ -50,6 +58,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         options.namespace,
         nodes,
         listener,
+        serves,
         stopped,
     ));
 
@@ -77,6 +86,7 @@ async fn serve_agents(
     namespace: String,
     nodes: Arc<Nodes>,
     listener: TcpListener,
+    serving: Arc<AtomicBool>,
     mut stopped: watch::Receiver<()>,
 ) -> anyhow::Result<()> {
     let authority = Arc::new(Authority::load_or_create(&client, &namespace).await?);
@@ -88,7 +98,10 @@ async fn serve_agents(
         nodes.namespaces(),
         RESYNC,
     );
-    let service = Service::new(client, authority, nodes, AUDIENCE);
+    let root = Arc::clone(&authority);
+    let replaced = root.until_replaced(&client, RESYNC);
+    let service = Service::new(client.clone(), authority, nodes, AUDIENCE);
+    serving.store(true, Ordering::Relaxed);
     let shutdown = async move {
         // There is nothing to receive: the sender goes.
         let _ = stopped.changed().await;
@@ -97,6 +110,10 @@ async fn serve_agents(
         served = serve(listener, tls, service, shutdown) => Ok(served?),
         () = certificate.keep() => Ok(()),
         () = bundles => Ok(()),
+        error = replaced => {
+            tracing::error!("{error}");
+            Err(error.into())
+        }
     }
 }
 
@@ -114,7 +131,46 @@ async fn client() -> anyhow::Result<Client> {
 }
 
 async fn listen(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
+    bind(address, TcpListener::bind)
         .await
         .with_context(|| format!("cannot listen on {address}: choose another {option}"))
+}
+
+/// Listens on all interfaces also where there is no IPv6.
+async fn bind<T, F: Future<Output = io::Result<T>>>(
+    address: SocketAddr,
+    bind: impl Fn(SocketAddr) -> F,
+) -> io::Result<T> {
+    match bind(address).await {
+        Err(error)
+            if address.ip() == Ipv6Addr::UNSPECIFIED
+                && error.raw_os_error() == Some(EAFNOSUPPORT) =>
+        {
+            bind((Ipv4Addr::UNSPECIFIED, address.port()).into()).await
+        }
+        bound => bound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn bound(address: &str, error: i32) -> Option<String> {
+        let address: SocketAddr = address.parse().expect("an address");
+        let bound = bind(address, async |address| match address {
+            SocketAddr::V4(_) => Ok(address.to_string()),
+            SocketAddr::V6(_) => Err(io::Error::from_raw_os_error(error)),
+        });
+        bound.await.ok()
+    }
+
+    #[tokio::test]
+    async fn all_interfaces_are_those_of_ipv4_where_there_is_no_ipv6() {
+        let fallback = bound("[::]:8443", EAFNOSUPPORT).await;
+        assert_eq!(fallback.as_deref(), Some("0.0.0.0:8443"));
+        let in_use = 98;
+        assert_eq!(bound("[::]:8443", in_use).await, None);
+        assert_eq!(bound("[::1]:8443", EAFNOSUPPORT).await, None, "it is meant");
+    }
 }

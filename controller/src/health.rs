@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -69,9 +70,40 @@ impl Ping {
     }
 }
 
-/// Answers `GET /healthz` (the event loop lives) and `GET /readyz` (the cluster is known),
-/// until it is dropped: 200, or 503.
-pub async fn serve(listener: TcpListener, pulse: Pulse, nodes: Arc<Nodes>) {
+/// What it takes to be of use to agents.
+#[derive(Clone)]
+pub struct Ready {
+    nodes: Arc<Nodes>,
+    serves: Arc<AtomicBool>,
+}
+
+impl Ready {
+    /// Not yet: nobody serves.
+    pub fn new(nodes: Arc<Nodes>) -> Self {
+        let serves = Arc::default();
+        Self { nodes, serves }
+    }
+
+    /// Set once agents are served: there is an authority, and somebody takes their calls.
+    pub fn serves(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.serves)
+    }
+
+    /// What is missing.
+    fn missing(&self) -> Option<&'static str> {
+        if !self.nodes.is_complete() {
+            Some("the cluster is not known yet\n")
+        } else if !self.serves.load(Ordering::Relaxed) {
+            Some("agents are not served yet: there is no root authority\n")
+        } else {
+            None
+        }
+    }
+}
+
+/// Answers `GET /healthz` (the event loop lives) and `GET /readyz` (the cluster is known, and
+/// agents are served), until it is dropped: 200, or 503.
+pub async fn serve(listener: TcpListener, pulse: Pulse, ready: Ready) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(room) = Arc::clone(&room).acquire_owned().await else {
@@ -85,10 +117,10 @@ pub async fn serve(listener: TcpListener, pulse: Pulse, nodes: Arc<Nodes>) {
                 continue;
             }
         };
-        let (pulse, nodes) = (pulse.clone(), Arc::clone(&nodes));
+        let (pulse, ready) = (pulse.clone(), ready.clone());
         let answers = service_fn(move |request| {
-            let (pulse, nodes) = (pulse.clone(), Arc::clone(&nodes));
-            async move { Ok::<_, Infallible>(answer(&request, &pulse, &nodes).await) }
+            let (pulse, ready) = (pulse.clone(), ready.clone());
+            async move { Ok::<_, Infallible>(answer(&request, &pulse, &ready).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -103,14 +135,13 @@ pub async fn serve(listener: TcpListener, pulse: Pulse, nodes: Arc<Nodes>) {
     }
 }
 
-async fn answer<B>(request: &Request<B>, pulse: &Pulse, nodes: &Nodes) -> Response<Full<Bytes>> {
+async fn answer<B>(request: &Request<B>, pulse: &Pulse, ready: &Ready) -> Response<Full<Bytes>> {
     let (status, text) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/healthz") => {
-            judged(pulse.beats().await, "the event loop does not answer\n")
+            let dead = "the event loop does not answer\n";
+            judged((!pulse.beats().await).then_some(dead))
         }
-        (&Method::GET | &Method::HEAD, "/readyz") => {
-            judged(nodes.is_complete(), "the cluster is not known yet\n")
-        }
+        (&Method::GET | &Method::HEAD, "/readyz") => judged(ready.missing()),
         (_, "/healthz" | "/readyz") => (StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
         _ => (StatusCode::NOT_FOUND, "/healthz or /readyz\n"),
     };
@@ -121,11 +152,10 @@ async fn answer<B>(request: &Request<B>, pulse: &Pulse, nodes: &Nodes) -> Respon
     response
 }
 
-fn judged(good: bool, otherwise: &'static str) -> (StatusCode, &'static str) {
-    if good {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, otherwise)
+fn judged(fault: Option<&'static str>) -> (StatusCode, &'static str) {
+    match fault {
+        None => (StatusCode::OK, "ok\n"),
+        Some(fault) => (StatusCode::SERVICE_UNAVAILABLE, fault),
     }
 }
 
@@ -133,16 +163,16 @@ fn judged(good: bool, otherwise: &'static str) -> (StatusCode, &'static str) {
 mod tests {
     use super::*;
 
-    async fn status(path: &str, pulse: &Pulse, nodes: &Nodes) -> u16 {
+    async fn status(path: &str, pulse: &Pulse, ready: &Ready) -> u16 {
         let request = Request::get(path).body(()).expect("a request");
-        answer(&request, pulse, nodes).await.status().as_u16()
+        answer(&request, pulse, ready).await.status().as_u16()
     }
 
     #[tokio::test]
     async fn it_is_alive_while_the_event_loop_answers() {
         let (pulse, mut pings) = pulse();
-        let nodes = Nodes::default();
-        let (status, ()) = tokio::join!(status("/healthz", &pulse, &nodes), async {
+        let ready = Ready::new(Arc::default());
+        let (status, ()) = tokio::join!(status("/healthz", &pulse, &ready), async {
             pings.next().await.expect("a ping").answer();
         });
         assert_eq!(status, 200);
@@ -150,21 +180,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_is_dead_when_the_event_loop_has_ended_or_hangs() {
-        let nodes = Nodes::default();
+        let ready = Ready::new(Arc::default());
         let (hanging, _pings) = pulse();
-        assert_eq!(status("/healthz", &hanging, &nodes).await, 503);
+        assert_eq!(status("/healthz", &hanging, &ready).await, 503);
         let (ended, pings) = pulse();
         drop(pings);
-        assert_eq!(status("/healthz", &ended, &nodes).await, 503);
+        assert_eq!(status("/healthz", &ended, &ready).await, 503);
     }
 
     #[tokio::test]
-    async fn it_is_ready_once_the_cluster_is_known() {
+    async fn it_is_ready_once_the_cluster_is_known_and_agents_are_served() {
         let (pulse, _pings) = pulse();
-        let nodes = Nodes::default();
-        assert_eq!(status("/readyz", &pulse, &nodes).await, 503);
-        nodes.complete();
-        assert_eq!(status("/readyz", &pulse, &nodes).await, 200);
-        assert_eq!(status("/", &pulse, &nodes).await, 404);
+        let known = Arc::<Nodes>::default();
+        let ready = Ready::new(Arc::clone(&known));
+        assert_eq!(status("/readyz", &pulse, &ready).await, 503);
+        known.complete();
+        assert_eq!(status("/readyz", &pulse, &ready).await, 503);
+        ready.serves().store(true, Ordering::Relaxed);
+        assert_eq!(status("/readyz", &pulse, &ready).await, 200);
+        assert_eq!(status("/", &pulse, &ready).await, 404);
     }
 }

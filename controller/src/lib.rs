@@ -13,6 +13,7 @@
 //! it together.
 
 pub mod authority;
+mod bucket;
 pub mod cluster;
 mod controller;
 pub mod distribution;

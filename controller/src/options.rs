@@ -14,9 +14,6 @@ pub struct Options {
     /// Namespace of the controller itself.
     #[arg(long, env = "POSTERN_NAMESPACE", default_value = "postern-system")]
     pub namespace: String,
-    /// Name of this replica; that of its pod.
-    #[arg(long, env = "POSTERN_IDENTITY", default_value = "postern-controller")]
-    pub identity: String,
     /// Where agents are served.
     #[arg(long, env = "POSTERN_LISTEN", default_value_t = all_interfaces(8443))]
     pub listen: SocketAddr,

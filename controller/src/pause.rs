@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-/// A pause that grows with the number of failures, from `first` to `longest`, with jitter.
-pub(crate) fn after(failures: u32, first: Duration, longest: Duration) -> Duration {
-    let doubled = 1_u32.checked_shl(failures.saturating_sub(1));
-    let pause = doubled.map_or(longest, |times| first.saturating_mul(times));
-    spread(pause.min(longest))
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+
+/// Pauses after failures: each is twice the last, from `first` to `longest`, and has up to
+/// its double as jitter. They do not end.
+pub(crate) fn growing(first: Duration, longest: Duration) -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(first)
+        .with_max_delay(longest)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 /// From nine to eleven tenths of a time, so that what began together does not end together.
@@ -23,16 +29,26 @@ pub(crate) fn spread(time: Duration) -> Duration {
 mod tests {
     use super::*;
 
-    const FIRST: Duration = Duration::from_secs(1);
-    const LONGEST: Duration = Duration::from_secs(30);
+    #[test]
+    fn a_spread_stays_near_the_time() {
+        let time = Duration::from_secs(100);
+        for _ in 0..100 {
+            let spread = spread(time);
+            assert!((90..=110).contains(&spread.as_secs()), "{spread:?}");
+        }
+    }
 
     #[test]
-    fn pauses_grow_to_the_longest() {
-        for (failures, expected) in [(0, 1), (1, 1), (2, 2), (5, 16), (6, 30), (u32::MAX, 30)] {
-            let expected = Duration::from_secs(expected);
-            let pause = after(failures, FIRST, LONGEST);
-            assert!(pause >= expected.mul_f64(0.89), "{failures}: {pause:?}");
-            assert!(pause <= expected.mul_f64(1.11), "{failures}: {pause:?}");
-        }
+    fn pauses_grow_to_the_longest_and_do_not_end() {
+        let (first, longest) = (Duration::from_secs(1), Duration::from_secs(30));
+        let pauses: Vec<_> = growing(first, longest).take(50).collect();
+        assert_eq!(pauses.len(), 50);
+        assert!(pauses[0] <= 2 * first);
+        assert!(
+            pauses
+                .iter()
+                .skip(10)
+                .all(|it| (longest..=2 * longest).contains(it))
+        );
     }
 }

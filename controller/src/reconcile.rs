@@ -5,6 +5,8 @@ use connectors::condition::{Condition, ConditionType, ready, reason};
 use connectors::{ConnectorId, StateError};
 use proxy_common::api::{self, GROUP};
 
+use crate::model::CONNECTORS_OF_A_NAMESPACE;
+
 /// Longest message of a condition, in characters; a longer one is cut.
 pub const MAX_MESSAGE: usize = 1024;
 
@@ -15,6 +17,36 @@ pub struct Outcome {
     pub conditions: Vec<Condition>,
     /// What nodes are given.
     pub resolution: Resolution,
+}
+
+impl Outcome {
+    /// It cannot be read any more: `fault` says why, and nodes refuse what they know of it.
+    pub fn refuse(&mut self, fault: &str) {
+        self.resolution.origin = None;
+        if let Some(connector) = &mut self.resolution.connector {
+            connector.credential = None;
+        }
+        let message = format!(
+            "this version of Postern cannot read the Connector, and refuses its connections: \
+             {fault}"
+        );
+        self.replace(reason::INVALID_SPEC, cut(message));
+    }
+
+    /// Its namespace has too many: nodes are not told of it.
+    pub fn leave_out(&mut self) {
+        self.resolution.origin = None;
+        self.resolution.connector = None;
+        let message = format!(
+            "the namespace has more than {CONNECTORS_OF_A_NAMESPACE} Connectors, and this is \
+             one of the newest: it is not in force. Remove others, or use another namespace"
+        );
+        self.replace(reason::TOO_MANY_CONNECTORS, message);
+    }
+
+    fn replace(&mut self, reason: &'static str, message: String) {
+        self.conditions = vec![Condition::fails(ConditionType::Ready, reason, message)];
+    }
 }
 
 /// Applies every rule to a Connector and the objects that it names.

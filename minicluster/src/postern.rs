@@ -93,7 +93,6 @@ impl World {
         command
             .args([
                 "--namespace=postern-system",
-                "--identity=postern-controller-0",
                 "--listen=0.0.0.0:8443",
                 "--health-listen=127.0.0.1:8080",
                 "--log=debug",

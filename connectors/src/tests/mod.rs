@@ -1,6 +1,7 @@
 //! The whole way from text to Connectors.
 
 mod errors;
+mod limits;
 mod loading;
 mod secrecy;
 mod secrets;

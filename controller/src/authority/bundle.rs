@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::ExponentialBackoff;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -131,7 +132,8 @@ struct Agenda(BTreeMap<String, Item>);
 struct Item {
     /// `None`: it was never looked at, and goes first.
     due: Option<Instant>,
-    failures: u32,
+    /// `None` while there is no failure.
+    waits: Option<ExponentialBackoff>,
 }
 
 impl Agenda {
@@ -156,17 +158,18 @@ impl Agenda {
                 if *written {
                     info!("wrote the root certificate to ConfigMap {namespace}/{BUNDLE}");
                 }
-                item.failures = 0;
+                item.waits = None;
                 pause::spread(resync)
             }
             Err(error) => {
-                item.failures = item.failures.saturating_add(1);
-                if item.failures == 1 {
+                if item.waits.is_none() {
                     warn!("{error}; trying again until it works or is not wanted any more");
                 } else {
                     debug!("{error}");
                 }
-                pause::after(item.failures, FIRST_PAUSE, LONGEST_PAUSE)
+                let growing = || pause::growing(FIRST_PAUSE, LONGEST_PAUSE);
+                let waits = item.waits.get_or_insert_with(growing);
+                waits.next().unwrap_or(LONGEST_PAUSE)
             }
         };
         item.due = Some(Instant::now() + pause);

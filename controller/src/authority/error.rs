@@ -21,6 +21,20 @@ pub enum AuthorityError {
         /// What is wrong with it.
         fault: RootFault,
     },
+    /// The Secret with the root does not hold the one that is in use any more.
+    #[error(
+        "Secret {namespace}/{name} with the root authority {how} while the controller was \
+         running. It has to start again: what it signs with the old root is trusted by nobody \
+         who was given the new one"
+    )]
+    Replaced {
+        /// Namespace of the Secret.
+        namespace: String,
+        /// Name of the Secret.
+        name: String,
+        /// What happened to it.
+        how: Replaced,
+    },
     /// A certificate could not be made.
     #[error("cannot make the certificate of {whose}: {source}")]
     Make {
@@ -35,6 +49,17 @@ pub enum AuthorityError {
     /// The system gave no randomness.
     #[error("the system gives no random numbers, without which no certificate can be made")]
     Random,
+}
+
+/// What happened to the Secret with the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Replaced {
+    /// It was deleted.
+    #[error("was deleted")]
+    Gone,
+    /// It holds something else.
+    #[error("was replaced")]
+    Other,
 }
 
 /// What is wrong with a root's Secret. Nothing of its values is told.

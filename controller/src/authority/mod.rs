@@ -13,6 +13,7 @@ mod server;
 mod store;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
 use rustls_pki_types::CertificateDer;
@@ -20,8 +21,8 @@ use rustls_pki_types::CertificateDer;
 use crate::model::Key;
 
 pub use bundle::{BUNDLE, BUNDLE_KEY, RESYNC, keep_bundles, write_bundle};
-pub use error::{AuthorityError, BundleError, RootFault, SignError};
-pub use node::NODE_LIFE;
+pub use error::{AuthorityError, BundleError, Replaced, RootFault, SignError};
+pub use node::{HOSTS, NODE_LIFE, Signed};
 pub use root::ROOT_LIFE;
 pub use server::{SERVER_LIFE, ServerCertificate};
 pub use store::ROOT_SECRET;
@@ -49,6 +50,19 @@ impl Authority {
             namespace: namespace.to_owned(),
             root,
         })
+    }
+
+    /// Waits until the Secret does not hold this root any more, which it looks at again after
+    /// `every` ([`RESYNC`]). Whoever goes on with the old root serves nobody who trusts the
+    /// new one.
+    pub async fn until_replaced(&self, client: &Client, every: Duration) -> AuthorityError {
+        let secret = Key::new(&self.namespace, ROOT_SECRET);
+        let how = store::until_replaced(client, &secret, &self.root, every).await;
+        AuthorityError::Replaced {
+            namespace: secret.namespace,
+            name: secret.name,
+            how,
+        }
     }
 
     /// The root's certificate, DER.

@@ -8,6 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateSigningRequestParams, PKCS_ECDSA_P256_SHA256, PublicKeyData as _,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use tracing::warn;
 
 use super::Authority;
 use super::error::SignError;
@@ -16,21 +17,44 @@ use super::error::SignError;
 pub const NODE_LIFE: Duration = Duration::from_hours(24);
 /// Longest common name, characters (RFC 5280, appendix A, `ub-common-name`).
 const COMMON_NAME: usize = 64;
+/// Bytes of the hosts of one node; a certificate is sent with every TLS handshake of the node,
+/// and clients take no message that is much larger.
+pub const HOSTS: usize = 32 * 1024;
+/// Bytes that a host takes besides its name: the headers of its constraint.
+const HOST_OVERHEAD: usize = 6;
 /// A point on P-256, uncompressed: a byte 4 and two coordinates.
 const POINT_BYTES: usize = 65;
+
+/// An authority that was signed.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// The certificate, DER.
+    pub certificate: CertificateDer<'static>,
+    /// The hosts that it can vouch for.
+    pub hosts: BTreeSet<String>,
+}
 
 impl Authority {
     /// Signs an authority for a node that can vouch for these hosts, DNS names and IP
     /// addresses, and for nothing else. Of the request, PKCS #10 in DER, only the key is
     /// used; its signature has to show that the sender has it.
     ///
-    /// Returns the certificate in DER.
-    pub fn sign(
+    /// Hosts that do not fit into [`HOSTS`] bytes are left out, the last ones first.
+    pub fn sign<'a>(
         &self,
         csr: &[u8],
         node: &str,
-        hosts: &BTreeSet<&str>,
-    ) -> Result<CertificateDer<'static>, SignError> {
+        hosts: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Signed, SignError> {
+        let (hosts, left_out) = fitting(hosts);
+        if let Some(first) = left_out.first() {
+            warn!(
+                node,
+                "the pods of the node may use more hosts than one certificate names; {} of them \
+                 are not served there, the first is {first}",
+                left_out.len()
+            );
+        }
         let request =
             CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
                 .map_err(|source| SignError::Request {
@@ -52,13 +76,30 @@ impl Authority {
         let mut params = ca_params(&name, BasicConstraints::Constrained(0), NODE_LIFE);
         params.not_after = params.not_after.min(self.root.not_after);
         params.serial_number = Some(serial().map_err(|_| SignError::Random)?);
-        params.name_constraints = Some(constraints(hosts.iter().copied()));
+        params.name_constraints = Some(constraints(hosts.iter().map(String::as_str)));
         params.use_authority_key_identifier_extension = true;
         let signed = params.signed_by(&key, &self.root.issuer);
         let certificate = signed.map_err(|source| SignError::Make {
             node: node.to_owned(),
             source,
         })?;
-        Ok(certificate.der().clone())
+        Ok(Signed {
+            certificate: certificate.der().clone(),
+            hosts,
+        })
     }
+}
+
+/// The hosts that fit into a certificate, and those that do not.
+fn fitting<'a>(hosts: impl IntoIterator<Item = &'a str>) -> (BTreeSet<String>, Vec<&'a str>) {
+    let (mut fitting, mut left_out, mut size) = (BTreeSet::new(), Vec::new(), 0);
+    for host in hosts {
+        let needed = host.len() + HOST_OVERHEAD;
+        if size + needed > HOSTS {
+            left_out.push(host);
+        } else if fitting.insert(host.to_owned()) {
+            size += needed;
+        }
+    }
+    (fitting, left_out)
 }

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use super::error::{AuthorityError, RootFault};
+use super::error::{AuthorityError, Replaced, RootFault};
 use super::root::{NewRoot, Root};
 use crate::kubernetes::{FIELD_MANAGER, FetchError, fetch_secret};
 use crate::model::{HeldSecret, Key};
@@ -36,7 +36,7 @@ enum Attempt {
 
 /// Reads the root, or makes it; attempts that the API server did not answer are repeated.
 pub(super) async fn load_or_create(client: &Client, secret: &Key) -> Result<Root, AuthorityError> {
-    let mut failures = 0;
+    let mut pauses = pause::growing(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let attempt = timeout(ANSWER, attempt(client, secret)).await;
         let why = match attempt {
@@ -50,12 +50,42 @@ pub(super) async fn load_or_create(client: &Client, secret: &Key) -> Result<Root
             Ok(Err(Attempt::Again(why))) => why,
             Err(_) => "the API server does not answer in time".to_owned(),
         };
-        failures += 1;
         warn!(
             "cannot read or create Secret {}/{} with the root authority, trying again: {why}",
             secret.namespace, secret.name
         );
-        sleep(pause::after(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
+        sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+    }
+}
+
+/// Looks at the Secret again after `every`, until it holds another root or is gone, which it
+/// returns. An API server that does not answer says nothing about the Secret.
+pub(super) async fn until_replaced(
+    client: &Client,
+    secret: &Key,
+    root: &Root,
+    every: Duration,
+) -> Replaced {
+    loop {
+        sleep(pause::spread(every)).await;
+        let held = match timeout(ANSWER, fetch_secret(client, secret)).await {
+            Ok(Ok(held)) => held,
+            Ok(Err(error)) => {
+                warn!("cannot look at the root authority again: {}", told(&error));
+                continue;
+            }
+            Err(_) => {
+                warn!("cannot look at the root authority again: there is no answer in time");
+                continue;
+            }
+        };
+        let Some(held) = held else {
+            return Replaced::Gone;
+        };
+        // One that cannot be read is told of by the next start.
+        if !parse(&held).is_ok_and(|it| it.certificate == root.certificate) {
+            return Replaced::Other;
+        }
     }
 }
 

@@ -22,8 +22,8 @@ pub(super) async fn send(client: Client, call: Call) -> Answer {
             let allowed = in_time(kubernetes::ask(&client, &review)).await;
             Answer::Asked(review, allowed)
         }
-        Call::Write(key, uid, status) => {
-            let write = kubernetes::write_status(&client, &key, &uid, &status);
+        Call::Write(key, version, status) => {
+            let write = kubernetes::write_status(&client, &key, &version, &status);
             let written = in_time(write).await;
             Answer::Written(key, written)
         }

@@ -11,8 +11,8 @@ use crate::model::Key;
 /// Something happened to the objects of one watch.
 #[derive(Debug)]
 pub(super) enum Change {
-    /// A Connector; `None` if it cannot be read.
-    Connector(Event<(Key, Option<Box<api::Connector>>)>),
+    /// A Connector, as far as it can be read.
+    Connector(Event<(Key, Seen)>),
     /// A class, by its name; `None` if it cannot be read.
     Class(Event<(String, Option<Arc<api::ConnectorClass>>)>),
     /// The metadata of a Secret.
@@ -34,6 +34,15 @@ impl Change {
             Self::Role(_, event) => matches!(event, Event::Init),
         }
     }
+}
+
+/// A Connector as it is now.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Without `spec` if that cannot be read.
+    pub(super) object: Box<api::Connector>,
+    /// Why `spec` cannot be read.
+    pub(super) fault: Option<String>,
 }
 
 /// Which version of a Secret there is.

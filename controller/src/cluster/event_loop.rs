@@ -9,15 +9,17 @@ use kube::Client;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, sleep, sleep_until};
 
-use super::bucket::Bucket;
 use super::change::Change;
-use super::failure::Told;
+use super::failure::{Failure, Told};
 use super::queue::Job;
-use super::state::{Answer, Retry, State};
+use super::recheck::Recheck;
+use super::state::{Answer, Failed, Scope, State};
 use super::{calls, watches};
+use crate::bucket::Bucket;
 use crate::health::Pings;
+use crate::model::Key;
 use crate::nodes::Nodes;
 use crate::snapshot::NoRandomness;
 
@@ -30,6 +32,8 @@ const BATCH: usize = 4096;
 const REQUESTS: usize = 16;
 /// API servers learn of roles from each other; after this time all of them have.
 const RECHECK: Duration = Duration::from_secs(5);
+/// How long a status that was written and undone by somebody else is left alone.
+const REWRITE: Duration = Duration::from_secs(5);
 /// How long an answer holds that nothing calls into question.
 const REFRESH: Duration = Duration::from_mins(10);
 
@@ -75,8 +79,7 @@ pub async fn run(
         bucket: Bucket::new(limits.qps, limits.burst, Instant::now()),
         requests: JoinSet::new(),
         named_are_known: Some(named_are_known),
-        role_changes: 0,
-        recheck_at: None,
+        recheck: Recheck::after(RECHECK),
         told,
     };
     event_loop.run(watches, changes, pings).await
@@ -90,8 +93,8 @@ struct EventLoop {
     requests: JoinSet<Done>,
     /// Taken once the watch of the Connectors may begin.
     named_are_known: Option<oneshot::Sender<()>>,
-    role_changes: u64,
-    recheck_at: Option<Instant>,
+    /// Whose roles changed.
+    recheck: Recheck<Scope>,
     told: Told,
 }
 
@@ -100,6 +103,8 @@ enum Done {
     Answered(Answer),
     /// It waited.
     Retry(Job),
+    /// It waited after a status was written.
+    Rested(Key),
 }
 
 impl EventLoop {
@@ -113,7 +118,7 @@ impl EventLoop {
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let token_at = self.send_requests();
-            let recheck_at = self.recheck_at;
+            let recheck_at = self.recheck.at();
             tokio::select! {
                 Some(change) = changes.recv() => self.change(change),
                 Some(done) = self.requests.join_next() => self.done(done),
@@ -122,8 +127,8 @@ impl EventLoop {
                 }
                 () = until(token_at) => {}
                 () = until(recheck_at) => {
-                    self.recheck_at = None;
-                    self.state.recheck();
+                    let scopes = self.recheck.take(Instant::now());
+                    self.state.recheck(scopes);
                 }
                 _ = refresh.tick() => self.state.refresh(&self.nodes),
                 // They may stop, when nobody is interested any more.
@@ -150,16 +155,19 @@ impl EventLoop {
         match done {
             Ok(Done::Answered(answer)) => {
                 self.tell_success(&answer);
-                if let Some(retry) = self.state.answer(answer, &now()) {
-                    self.tell_failure(&retry);
-                    let Retry { job, after, .. } = retry;
-                    self.requests.spawn(async move {
-                        tokio::time::sleep(after).await;
-                        Done::Retry(job)
-                    });
+                if let Some(failed) = self.state.answer(answer, &now()) {
+                    self.tell_failure(&failed);
+                    let Failed { job, after, .. } = failed;
+                    if let Some(after) = after {
+                        self.later(after, Done::Retry(job));
+                    }
+                }
+                for key in self.state.take_written() {
+                    self.later(REWRITE, Done::Rested(key));
                 }
             }
             Ok(Done::Retry(job)) => self.state.retry(job),
+            Ok(Done::Rested(key)) => self.state.rested(key),
             // The state waits for an answer that will not come.
             Err(error) => {
                 if let Ok(panic) = error.try_into_panic() {
@@ -167,6 +175,13 @@ impl EventLoop {
                 }
             }
         }
+    }
+
+    fn later(&mut self, after: Duration, done: Done) {
+        self.requests.spawn(async move {
+            sleep(after).await;
+            done
+        });
     }
 
     /// Does what follows from what was taken over.
@@ -177,10 +192,8 @@ impl EventLoop {
             // Nobody listens only if the watch has ended, which is noticed elsewhere.
             named_are_known.send(()).ok();
         }
-        if self.role_changes != self.state.role_changes() {
-            self.role_changes = self.state.role_changes();
-            self.recheck_at = Some(Instant::now() + RECHECK);
-        }
+        let changed = self.state.take_changed_roles();
+        self.recheck.note(changed, Instant::now());
         let was_complete = self.nodes.is_complete();
         self.nodes.set_namespaces(self.state.namespaces());
         self.state.publish(&self.nodes);
@@ -210,7 +223,7 @@ impl EventLoop {
         let doing = match answer {
             Answer::Fetched(_, Ok(_)) => READING,
             Answer::Asked(_, Ok(_)) => ASKING,
-            Answer::Written(_, Ok(())) => WRITING,
+            Answer::Written(_, Ok(_)) => WRITING,
             _ => return,
         };
         if self.told.works(doing) {
@@ -218,8 +231,8 @@ impl EventLoop {
         }
     }
 
-    fn tell_failure(&self, retry: &Retry) {
-        let (doing, object) = match &retry.job {
+    fn tell_failure(&self, failed: &Failed) {
+        let (doing, object) = match &failed.job {
             Job::Fetch(key) => (READING, format!("Secret {}/{}", key.namespace, key.name)),
             Job::Ask(review) => {
                 let account = format!("{}/{}", review.namespace, review.service_account);
@@ -227,12 +240,21 @@ impl EventLoop {
             }
             Job::Write(key) => (WRITING, format!("Connector {}/{}", key.namespace, key.name)),
         };
-        let failure = &retry.failure;
+        let failure = &failed.failure;
+        if *failure == Failure::Conflict {
+            // The watch shows the object as it is now, and its status is worked out anew.
+            tracing::debug!("{doing}: {object}: {failure}");
+            return;
+        }
+        if failed.after.is_none() {
+            tracing::warn!("{doing} fails until the object changes: {object}: {failure}");
+            return;
+        }
         // What many objects fail of is told once, what one object fails of for each.
         let is_news = if failure.is_general() {
             self.told.is_news(doing, failure)
         } else {
-            retry.failures == 1
+            failed.failures == 1
         };
         if is_news {
             tracing::warn!("{doing} fails, trying again: {object}: {failure}");

@@ -57,6 +57,11 @@ impl Failure {
         }
     }
 
+    /// Whether the API server refuses what is written, and would refuse it again.
+    pub(super) fn is_of_the_object(&self) -> bool {
+        matches!(self, Self::Refused { code: 422, .. })
+    }
+
     fn is_of_the_connection(&self) -> bool {
         matches!(
             self,

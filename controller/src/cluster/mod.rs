@@ -1,8 +1,8 @@
 //! The cluster as it is: watched, judged, and told to the nodes.
 //!
 //! One task owns the model. Watches (`watches`) tell it what changed (`change`), requests
-//! (`calls`) what was answered; `state` decides what follows, `queue` and `bucket` when it
-//! is sent. Nothing waits for the API server while others could go on, nothing is locked,
+//! (`calls`) what was answered; `state` decides what follows, `queue` and a token bucket
+//! when it is sent. Nothing waits for the API server while others could go on, nothing is locked,
 //! and only the states of nodes leave the task.
 //!
 //! | happens | follows |
@@ -14,12 +14,12 @@
 //! | a watch breaks | it lists again, and what went meanwhile is noticed |
 //! | a request fails | it is repeated, ever later; others go on |
 
-mod bucket;
 mod calls;
 mod change;
 mod event_loop;
 mod failure;
 mod queue;
+mod recheck;
 mod relist;
 mod state;
 mod watches;

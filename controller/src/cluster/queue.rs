@@ -6,13 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 
 use crate::grants::Review;
 use crate::model::Key;
+use crate::pause;
 
 /// The first wait after a failure, and the longest; each has up to its double as jitter.
 const WAITS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// Of so many jobs one is of the least urgent, so that those come to an end: some of them find
+/// that a grant was taken away.
+const SHARE: u32 = 8;
 
 /// A request, by what it is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,13 +30,15 @@ pub(super) enum Job {
     Write(Key),
 }
 
-/// What goes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What goes first; the last one does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {
-    /// A pod waits for it, or a credential that was changed.
-    Urgent,
+    /// There is an answer, which is looked at again. Namespaces take turns.
+    Again,
     /// What there is holds until then.
     Normal,
+    /// A pod waits for it, or a credential that was changed.
+    Urgent,
 }
 
 /// The jobs to do.
@@ -39,7 +46,10 @@ pub(super) enum Urgency {
 pub(super) struct Queue {
     urgent: VecDeque<Job>,
     normal: VecDeque<Job>,
-    /// Those of the two above that still count.
+    again: Turns,
+    /// How many jobs were started since the least urgent ones had their share.
+    since_again: u32,
+    /// Those of the three above that still count.
     queued: BTreeMap<Job, Urgency>,
     /// Those under way; some were asked for again meanwhile.
     running: BTreeMap<Job, Option<Urgency>>,
@@ -63,20 +73,17 @@ impl Queue {
         }
         let failures = self.failures.get_mut(&job);
         if let Some(waiting) = failures.and_then(|it| it.waiting.as_mut()) {
-            *waiting = waiting.max(urgency);
+            *waiting = (*waiting).max(urgency);
             return;
         }
-        if self
-            .queued
-            .get(&job)
-            .is_some_and(|it| it.max(urgency) == *it)
-        {
+        if self.queued.get(&job).is_some_and(|it| *it >= urgency) {
             return;
         }
         self.queued.insert(job.clone(), urgency);
         match urgency {
             Urgency::Urgent => self.urgent.push_back(job),
             Urgency::Normal => self.normal.push_back(job),
+            Urgency::Again => self.again.push(job),
         }
     }
 
@@ -90,17 +97,31 @@ impl Queue {
     /// The next job; it is under way until [`Self::finish`] or [`Self::fail`].
     pub(super) fn pop(&mut self) -> Option<Job> {
         loop {
-            let urgent = self.urgent.pop_front().map(|job| (job, Urgency::Urgent));
-            let next = urgent.or_else(|| Some((self.normal.pop_front()?, Urgency::Normal)));
-            let (job, urgency) = next?;
-            // It was cancelled, or is in the other queue, or both and came back.
+            let (job, urgency) = self.first()?;
+            // It was cancelled, or is in another queue, or both and came back.
             if self.queued.get(&job) != Some(&urgency) {
                 continue;
             }
+            self.since_again = match urgency {
+                Urgency::Again => 0,
+                Urgency::Normal | Urgency::Urgent => self.since_again.saturating_add(1),
+            };
             self.queued.remove(&job);
             self.running.insert(job.clone(), None);
             return Some(job);
         }
+    }
+
+    fn first(&mut self) -> Option<(Job, Urgency)> {
+        if self.since_again + 1 >= SHARE
+            && let Some(job) = self.again.pop()
+        {
+            return Some((job, Urgency::Again));
+        }
+        let urgent = self.urgent.pop_front().map(|job| (job, Urgency::Urgent));
+        urgent
+            .or_else(|| Some((self.normal.pop_front()?, Urgency::Normal)))
+            .or_else(|| Some((self.again.pop()?, Urgency::Again)))
     }
 
     /// Whether nothing is to be started.
@@ -130,7 +151,7 @@ impl Queue {
             .entry(job.clone())
             .or_insert_with(|| Failures {
                 count: 0,
-                waits: waits(),
+                waits: pause::growing(WAITS.0, WAITS.1),
                 waiting: None,
             });
         failures.count = failures.count.saturating_add(1);
@@ -175,24 +196,48 @@ impl Queue {
     }
 }
 
-impl Urgency {
-    fn max(self, other: Self) -> Self {
-        if self == Self::Urgent { self } else { other }
+impl Job {
+    fn namespace(&self) -> &str {
+        match self {
+            Self::Fetch(key) | Self::Write(key) => &key.namespace,
+            Self::Ask(review) => &review.namespace,
+        }
     }
 }
 
-fn waits() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(WAITS.0)
-        .with_max_delay(WAITS.1)
-        .with_jitter()
-        .without_max_times()
-        .build()
+/// Jobs of namespaces that take turns, so that one with many holds up no other.
+#[derive(Debug, Default)]
+struct Turns {
+    jobs: BTreeMap<String, VecDeque<Job>>,
+    order: VecDeque<String>,
+}
+
+impl Turns {
+    fn push(&mut self, job: Job) {
+        let namespace = job.namespace().to_owned();
+        let jobs = self.jobs.entry(namespace.clone()).or_default();
+        if jobs.is_empty() {
+            self.order.push_back(namespace);
+        }
+        jobs.push_back(job);
+    }
+
+    fn pop(&mut self) -> Option<Job> {
+        let namespace = self.order.pop_front()?;
+        let jobs = self.jobs.get_mut(&namespace)?;
+        let job = jobs.pop_front();
+        if jobs.is_empty() {
+            self.jobs.remove(&namespace);
+        } else {
+            self.order.push_back(namespace);
+        }
+        job
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Urgency::{Normal, Urgent};
+    use super::Urgency::{Again, Normal, Urgent};
     use super::*;
 
     fn job(name: &str) -> Job {
@@ -212,6 +257,37 @@ mod tests {
         }
         assert_eq!(all(&mut queue), [job("c"), job("b"), job("a")]);
         assert_eq!(queue.running(), 3);
+    }
+
+    #[test]
+    fn namespaces_take_turns_with_what_is_done_again() {
+        let of = |namespace: &str, name: &str| Job::Write(Key::new(namespace, name));
+        let mut queue = Queue::default();
+        for name in ["a", "b", "c"] {
+            queue.push(of("busy", name), Again);
+        }
+        queue.push(of("quiet", "a"), Again);
+        queue.push(job("first"), Normal);
+        let expected = [
+            job("first"),
+            of("busy", "a"),
+            of("quiet", "a"),
+            of("busy", "b"),
+            of("busy", "c"),
+        ];
+        assert_eq!(all(&mut queue), expected);
+    }
+
+    #[test]
+    fn what_is_done_again_is_done_in_the_end() {
+        let mut queue = Queue::default();
+        queue.push(job("again"), Again);
+        let popped = (0..SHARE).map(|number| {
+            queue.push(job(&format!("normal-{number}")), Normal);
+            queue.pop()
+        });
+        let popped: Vec<_> = popped.collect();
+        assert_eq!(popped.last(), Some(&Some(job("again"))));
     }
 
     #[test]

@@ -15,13 +15,21 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::change::{Change, RoleKind, Version, map};
+use super::change::{Change, RoleKind, Seen, Version, map};
 use super::failure::{Failure, Told};
-use crate::kubernetes;
+use crate::kubernetes::{self, WatchedConnector};
 use crate::model::Key;
 
 /// Pods that are on a node and have not ended. The API server sorts the others out.
 const LIVE_PODS: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
+
+/// How long the API server lets a watch last, seconds. A connection that is cut without a word
+/// is noticed soon after that.
+const WATCH: u32 = 60;
+
+fn config() -> Config {
+    Config::default().timeout(WATCH)
+}
 
 /// Starts all watches. That of the Connectors begins once `named_are_known` says that the
 /// classes and Secrets are, so that nothing is taken for missing that was not listed yet.
@@ -61,28 +69,19 @@ pub(super) fn start(
 type Shown = Result<Option<Change>, Failure>;
 
 fn connectors(client: &Client) -> impl Stream<Item = Shown> + Send + use<> {
-    let watch = watcher(Api::all(client.clone()), Config::default());
-    let convert = |DeserializeGuard(object): DeserializeGuard<cluster::Connector>| {
-        let metadata = match &object {
-            Ok(object) => &object.metadata,
-            Err(invalid) => &invalid.metadata,
-        };
+    let watch = watcher(Api::all(client.clone()), config());
+    let convert = |object: WatchedConnector| {
+        let metadata = &object.metadata;
         let key = Key::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?);
-        let read = object.map(|it| Box::new(kubernetes::connector(it)));
-        let object = read.inspect_err(|invalid| {
-            let Key { namespace, name } = &key;
-            tracing::warn!(
-                "Connector {namespace}/{name} cannot be read, and is ignored until it is \
-                 corrected: {invalid}"
-            );
-        });
-        Some((key, object.ok()))
+        let (object, fault) = kubernetes::connector(object);
+        let object = Box::new(object);
+        Some((key, Seen { object, fault }))
     };
     changes(watch, convert, Change::Connector)
 }
 
 fn classes(client: &Client) -> impl Stream<Item = Shown> + Send + use<> {
-    let watch = watcher(Api::all(client.clone()), Config::default());
+    let watch = watcher(Api::all(client.clone()), config());
     let convert = |DeserializeGuard(object): DeserializeGuard<cluster::ConnectorClass>| {
         let metadata = match &object {
             Ok(object) => &object.metadata,
@@ -101,7 +100,7 @@ fn classes(client: &Client) -> impl Stream<Item = Shown> + Send + use<> {
 }
 
 fn secrets(client: &Client) -> impl Stream<Item = Shown> + Send + use<> {
-    let watch = watcher(Api::all(client.clone()), Config::default());
+    let watch = watcher(Api::all(client.clone()), config());
     let convert = |object: PartialObjectMeta<Secret>| {
         let metadata = object.metadata;
         let key = Key::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?);
@@ -115,7 +114,7 @@ fn secrets(client: &Client) -> impl Stream<Item = Shown> + Send + use<> {
 }
 
 fn pods(client: &Client) -> impl Stream<Item = Shown> + Send + use<> {
-    let config = Config::default().fields(LIVE_PODS);
+    let config = config().fields(LIVE_PODS);
     let watch = watcher(Api::all(client.clone()), config);
     let convert = |object: Pod| {
         let uid = object.metadata.uid.clone()?;
@@ -128,7 +127,7 @@ fn roles<K>(client: &Client, kind: RoleKind) -> impl Stream<Item = Shown> + Send
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let watch = watcher(Api::all(client.clone()), Config::default());
+    let watch = watcher(Api::all(client.clone()), config());
     let convert = |object: PartialObjectMeta<K>| {
         let metadata = object.metadata;
         let key = (metadata.namespace, metadata.name?);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::api::authentication::v1::{
@@ -12,12 +13,15 @@ use kube::core::Request;
 use kube::{Client, Resource as _};
 use thiserror::Error;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::claims::{self, Shape};
 use super::limits;
+use crate::bucket::SharedBucket;
+use crate::pause;
 
 /// For whom the agents' tokens are made, unless it is set otherwise.
 pub const AUDIENCE: &str = "postern-controller";
@@ -47,6 +51,8 @@ pub(super) enum Refusal {
     OtherNode { of: String, named: String },
     #[error("the API server cannot be asked about the token: {0}")]
     Unanswered(String),
+    #[error("too many tokens are to be reviewed at the moment; try again")]
+    Busy,
 }
 
 impl From<Refusal> for Status {
@@ -57,9 +63,18 @@ impl From<Refusal> for Status {
             Refusal::OtherUser { .. } | Refusal::NoNode | Refusal::OtherNode { .. } => {
                 Self::permission_denied(message)
             }
-            Refusal::Unanswered(_) => Self::unavailable(message),
+            Refusal::Unanswered(_) | Refusal::Busy => Self::unavailable(message),
         }
     }
+}
+
+/// Why the token of a stream counts no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Revoked {
+    /// It has come to its end, as every token does.
+    Over,
+    /// It was taken away before: its pod or its service account is gone.
+    Early,
 }
 
 /// Finds out on which node a caller is.
@@ -68,6 +83,8 @@ pub(super) struct Authenticator {
     audience: String,
     user: String,
     turns: Semaphore,
+    rate: SharedBucket,
+    opaque_rate: SharedBucket,
     known: Mutex<HashMap<TokenHash, Reviewed>>,
 }
 
@@ -87,25 +104,69 @@ impl Authenticator {
             audience: audience.to_owned(),
             user: format!("system:serviceaccount:{namespace}:{AGENT}"),
             turns: Semaphore::new(limits::REVIEWS),
+            rate: SharedBucket::new(limits::REVIEW_RATE.0, limits::REVIEW_RATE.1),
+            opaque_rate: SharedBucket::new(limits::OPAQUE_RATE.0, limits::OPAQUE_RATE.1),
             known: Mutex::default(),
         }
     }
 
     /// The node that the token of a call is for. Valid tokens are remembered for
     /// [`limits::REVIEWED`], others are not.
-    pub(super) async fn node(&self, metadata: &MetadataMap) -> Result<String, Refusal> {
-        let token = bearer(metadata).ok_or(Refusal::NoToken)?;
+    pub(super) async fn node(&self, token: &str) -> Result<String, Refusal> {
         let hash = hash(token);
         if let Some(node) = self.remembered(&hash) {
             return Ok(node);
         }
+        self.admit(token)?;
+        let node = self.node_now(token).await?;
+        self.remember(hash, &node);
+        Ok(node)
+    }
+
+    /// Waits until the token of a stream is not that of its node any more. An API server that
+    /// does not answer takes nothing away.
+    pub(super) async fn until_revoked(&self, token: &str, node: &str, every: Duration) -> Revoked {
+        loop {
+            sleep(pause::spread(every)).await;
+            match self.node_now(token).await {
+                Ok(now) if now == node => {}
+                Err(Refusal::Unanswered(_)) => {}
+                Ok(_) | Err(_) if claims::is_over(token, SystemTime::now()) => {
+                    return Revoked::Over;
+                }
+                Ok(_) | Err(_) => {
+                    self.known().remove(&hash(token));
+                    return Revoked::Early;
+                }
+            }
+        }
+    }
+
+    /// Refuses what is not worth a review, or more than there may be.
+    fn admit(&self, token: &str) -> Result<(), Refusal> {
+        match Shape::of(token) {
+            Shape::Jwt(claims) if claims.may_be(&self.audience, &self.user, SystemTime::now()) => {}
+            Shape::Jwt(_) | Shape::Malformed => {
+                let audience = self.audience.clone();
+                return Err(Refusal::Invalid { audience });
+            }
+            Shape::Opaque if !self.opaque_rate.take() => return Err(Refusal::Busy),
+            Shape::Opaque => {}
+        }
+        if self.rate.take() {
+            Ok(())
+        } else {
+            Err(Refusal::Busy)
+        }
+    }
+
+    /// The node by what the API server says now.
+    async fn node_now(&self, token: &str) -> Result<String, Refusal> {
         let answer = timeout(limits::REVIEW, self.review(token)).await;
         let status = answer
             .unwrap_or_else(|_| Err("it does not answer in time".to_owned()))
             .map_err(Refusal::Unanswered)?;
-        let node = judge(status, &self.audience, &self.user)?;
-        self.remember(hash, &node);
-        Ok(node)
+        judge(status, &self.audience, &self.user)
     }
 
     async fn review(&self, token: &str) -> Result<TokenReviewStatus, String> {
@@ -190,7 +251,7 @@ fn judge(status: TokenReviewStatus, audience: &str, expected: &str) -> Result<St
 }
 
 /// The token of a call (RFC 6750, section 2.1).
-fn bearer(metadata: &MetadataMap) -> Option<&str> {
+pub(super) fn bearer(metadata: &MetadataMap) -> Option<&str> {
     let mut values = metadata.get_all("authorization").iter();
     let (value, None) = (values.next()?, values.next()) else {
         return None;

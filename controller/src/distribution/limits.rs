@@ -1,5 +1,6 @@
 //! Every limit and time-out of the agents' listener, in one place.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Open connections: one for each node, on one replica when the others are away, and more
@@ -11,6 +12,12 @@ pub const HANDSHAKES: usize = 1_024;
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection may stay open before a call on it is authenticated.
 pub const UNAUTHENTICATED: Duration = Duration::from_secs(30);
+/// Connections of one source (an IPv4 address, or the first 64 bits of an IPv6 address) on
+/// which nobody was authenticated yet. The newest push out the oldest.
+pub const STRANGERS: usize = 4;
+/// Streams of one node: its agent, the one that replaces it, and what is left of connections
+/// that broke. The newest push out the oldest.
+pub const STREAMS_OF_A_NODE: usize = 4;
 /// Pause after the system had no connection to give.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Calls at a time on one connection: a stream, a signature, and a second of each.
@@ -38,6 +45,15 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 pub const REVIEW: Duration = Duration::from_secs(10);
 /// Token reviews at a time.
 pub const REVIEWS: usize = 32;
+/// Token reviews per second, and at once. Whoever finds none left comes back.
+pub const REVIEW_RATE: (NonZeroU32, NonZeroU32) = (number(50), number(200));
+/// The same for tokens that are no JSON Web Tokens, as those of service accounts are; they
+/// count among the others as well.
+pub const OPAQUE_RATE: (NonZeroU32, NonZeroU32) = (number(5), number(50));
+/// Warnings about refused calls per second, and at once; the others are logged as `debug`.
+pub const WARNING_RATE: (NonZeroU32, NonZeroU32) = (number(1), number(10));
+/// How often the token of a stream is reviewed again.
+pub const REVIEW_AGAIN: Duration = Duration::from_mins(2);
 /// How long a token that was found valid counts as such.
 pub const REVIEWED: Duration = Duration::from_mins(1);
 /// Most tokens that are remembered.
@@ -46,3 +62,10 @@ pub const TOKENS: usize = 16_384;
 pub const TOKEN: usize = 16 * 1024;
 /// Most characters of what an agent says that are logged.
 pub const LOGGED: usize = 256;
+
+const fn number(value: u32) -> NonZeroU32 {
+    match NonZeroU32::new(value) {
+        Some(number) => number,
+        None => NonZeroU32::MIN,
+    }
+}

@@ -1,23 +1,24 @@
 //! From the listening socket to connections that speak TLS.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use super::limits;
+use super::newest::{Lost, Newest, Place};
 
 /// Accepts connections until nobody takes them any more. Handshakes run side by side, so one
 /// that is slow holds up no other.
@@ -27,6 +28,7 @@ pub(super) async fn accept(
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
     let slots = Arc::new(Semaphore::new(limits::CONNECTIONS));
+    let strangers = Newest::new(limits::STRANGERS);
     let mut handshakes = JoinSet::new();
     loop {
         while handshakes.try_join_next().is_some() {}
@@ -53,8 +55,10 @@ pub(super) async fn accept(
         // The semaphore is never closed.
         let Ok(slot) = slot else { return };
         let (acceptor, connections) = (acceptor.clone(), connections.clone());
+        let (place, lost) = strangers.enter(source(address.ip()));
+        let stranger = Stranger { place, lost, slot };
         handshakes.spawn(async move {
-            if let Some(connection) = handshake(stream, address, &acceptor, slot).await {
+            if let Some(connection) = handshake(stream, address, &acceptor, stranger).await {
                 // Nobody takes it any more: it is closed.
                 drop(connections.send(Ok(connection)).await);
             }
@@ -66,12 +70,19 @@ async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
     acceptor: &TlsAcceptor,
-    slot: OwnedSemaphorePermit,
+    mut stranger: Stranger,
 ) -> Option<Connection> {
     // Updates are small and should not wait for more; a socket that refuses works as well.
     drop(stream.set_nodelay(true));
-    match timeout(limits::HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Some(Connection::new(stream, address, slot)),
+    let accepted = tokio::select! {
+        accepted = timeout(limits::HANDSHAKE, acceptor.accept(stream)) => accepted,
+        _ = &mut stranger.lost => {
+            debug!(peer = %address, "newer connections of the same source took its place");
+            return None;
+        }
+    };
+    match accepted {
+        Ok(Ok(stream)) => Some(Connection::new(stream, address, stranger)),
         Ok(Err(error)) => {
             debug!(peer = %address, "TLS handshake failed: {error}");
             None
@@ -83,17 +94,44 @@ async fn handshake(
     }
 }
 
+/// What a connection holds before anybody is authenticated on it.
+struct Stranger {
+    place: Place<IpAddr>,
+    lost: Lost,
+    slot: OwnedSemaphorePermit,
+}
+
+/// Whoever has an IPv6 address has 2^64 of them.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(network.into())
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 /// Who is at the other end.
 #[derive(Clone)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     authenticated: Arc<AtomicBool>,
+    place: Arc<Mutex<Option<Place<IpAddr>>>>,
 }
 
 impl Peer {
     /// The connection may stay open.
     pub(super) fn set_authenticated(&self) {
-        self.authenticated.store(true, Ordering::Relaxed);
+        self.authenticated.store(true, Ordering::Release);
+        self.leave();
+    }
+
+    /// It counts no more among the strangers of its source.
+    fn leave(&self) {
+        // Nothing panics while it holds the lock.
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = None;
     }
 }
 
@@ -102,21 +140,33 @@ impl Peer {
 pub(super) struct Connection<S = TlsStream<TcpStream>> {
     stream: S,
     peer: Peer,
-    deadline: Pin<Box<Sleep>>,
+    deadline: Pin<Box<dyn Future<Output = ()> + Send>>,
     _slot: OwnedSemaphorePermit,
 }
 
 impl<S> Connection<S> {
-    fn new(stream: S, address: SocketAddr, slot: OwnedSemaphorePermit) -> Self {
+    fn new(stream: S, address: SocketAddr, stranger: Stranger) -> Self {
+        let Stranger { place, lost, slot } = stranger;
         Self {
             stream,
             peer: Peer {
                 address,
                 authenticated: Arc::default(),
+                place: Arc::new(Mutex::new(Some(place))),
             },
-            deadline: Box::pin(sleep(limits::UNAUTHENTICATED)),
+            deadline: Box::pin(async move {
+                // Lost to newer ones, or over.
+                drop(timeout(limits::UNAUTHENTICATED, lost).await);
+            }),
             _slot: slot,
         }
+    }
+}
+
+impl<S> Drop for Connection<S> {
+    fn drop(&mut self) {
+        // Calls that it leaves behind know the peer for a while.
+        self.peer.leave();
     }
 }
 
@@ -135,7 +185,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         // HTTP/2 always reads, so this is woken at the deadline.
-        if !self.peer.authenticated.load(Ordering::Relaxed)
+        if !self.peer.authenticated.load(Ordering::Acquire)
             && self.deadline.as_mut().poll(context).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -181,10 +231,19 @@ mod tests {
     use super::*;
 
     fn connection(slots: &Arc<Semaphore>) -> (Connection<DuplexStream>, DuplexStream) {
+        connection_of(slots, &Newest::new(1))
+    }
+
+    fn connection_of(
+        slots: &Arc<Semaphore>,
+        strangers: &Arc<Newest<IpAddr>>,
+    ) -> (Connection<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
         let slot = Arc::clone(slots).try_acquire_owned().expect("a slot");
-        (Connection::new(ours, address, slot), theirs)
+        let (place, lost) = strangers.enter(source(address.ip()));
+        let stranger = Stranger { place, lost, slot };
+        (Connection::new(ours, address, stranger), theirs)
     }
 
     #[tokio::test(start_paused = true)]
@@ -195,6 +254,29 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(connection);
         assert_eq!(slots.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn strangers_push_out_each_other_and_no_agent() {
+        let slots = Arc::new(Semaphore::new(9));
+        let strangers = Newest::new(2);
+        let (mut agent, mut theirs) = connection_of(&slots, &strangers);
+        agent.connect_info().set_authenticated();
+        let (mut first, _first) = connection_of(&slots, &strangers);
+        let _second = connection_of(&slots, &strangers);
+        let _third = connection_of(&slots, &strangers);
+        let error = first.read_u8().await.expect_err("it is cut");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        theirs.write_u8(7).await.expect("room");
+        assert_eq!(agent.read_u8().await.expect("a byte"), 7);
+    }
+
+    #[test]
+    fn a_source_is_an_address_or_a_network() {
+        let of = |text: &str| source(text.parse().expect("an address")).to_string();
+        assert_eq!(of("192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
     }
 
     #[tokio::test(start_paused = true)]

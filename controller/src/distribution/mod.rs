@@ -8,9 +8,11 @@
 //! [`limits::STREAM_AGE`] with `UNAVAILABLE`, and its agent subscribes again with the token
 //! that it has by then. Until it does, the agent keeps what it has.
 
+mod claims;
 mod identity;
 pub mod limits;
 mod listener;
+mod newest;
 mod service;
 mod session;
 

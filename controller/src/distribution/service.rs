@@ -10,21 +10,25 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status, Streaming};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
+use zeroize::Zeroizing;
 
-use super::identity::{Authenticator, Refusal};
+use super::identity::{Authenticator, Refusal, bearer};
 use super::limits;
 use super::listener::Peer;
+use super::newest::Newest;
 use super::session::Session;
-use crate::authority::{Authority, SignError};
+use crate::authority::{Authority, SignError, Signed};
+use crate::bucket::SharedBucket;
 use crate::nodes::Nodes;
 
 /// What agents are served.
 pub struct Service {
-    authenticator: Authenticator,
+    authenticator: Arc<Authenticator>,
     authority: Arc<Authority>,
     nodes: Arc<Nodes>,
     stream_age: Duration,
+    review_again: Duration,
 }
 
 impl Service {
@@ -37,10 +41,11 @@ impl Service {
         audience: &str,
     ) -> Self {
         Self {
-            authenticator: Authenticator::new(client, authority.namespace(), audience),
+            authenticator: Arc::new(Authenticator::new(client, authority.namespace(), audience)),
             authority,
             nodes,
             stream_age: limits::STREAM_AGE,
+            review_again: limits::REVIEW_AGAIN,
         }
     }
 
@@ -53,15 +58,32 @@ impl Service {
     }
 }
 
+impl Service {
+    /// Reviews the tokens of streams again after another time than [`limits::REVIEW_AGAIN`].
+    #[must_use]
+    pub fn with_reviews_every(mut self, time: Duration) -> Self {
+        self.review_again = time;
+        self
+    }
+}
+
 /// The calls, for as long as the listener runs.
 pub(super) struct Calls {
     service: Service,
     stopped: watch::Receiver<()>,
+    streams: Arc<Newest<String>>,
+    warnings: Arc<SharedBucket>,
 }
 
 impl Calls {
     pub(super) fn new(service: Service, stopped: watch::Receiver<()>) -> Self {
-        Self { service, stopped }
+        let (rate, burst) = limits::WARNING_RATE;
+        Self {
+            service,
+            stopped,
+            streams: Newest::new(limits::STREAMS_OF_A_NODE),
+            warnings: Arc::new(SharedBucket::new(rate, burst)),
+        }
     }
 
     /// Who calls, and from where.
@@ -72,14 +94,29 @@ impl Calls {
     ) -> Result<Caller, Status> {
         let peer = extensions.get::<Peer>();
         let peer = peer.ok_or_else(|| Status::internal("the connection has no address"))?;
-        match self.service.authenticator.node(metadata).await {
-            Ok(node) => {
+        let authenticated = match bearer(metadata) {
+            Some(token) => {
+                let node = self.service.authenticator.node(token).await;
+                node.map(|node| (node, Zeroizing::new(token.to_owned())))
+            }
+            None => Err(Refusal::NoToken),
+        };
+        match authenticated {
+            Ok((node, token)) => {
                 peer.set_authenticated();
-                let peer = peer.clone();
-                Ok(Caller { node, peer })
+                Ok(Caller {
+                    node,
+                    peer: peer.clone(),
+                    token,
+                    warnings: Arc::clone(&self.warnings),
+                })
             }
             Err(refusal) => {
-                warn!(peer = %peer.address, "refused a call: {refusal}");
+                if self.warnings.take() {
+                    warn!(peer = %peer.address, "refused a call: {refusal}");
+                } else {
+                    debug!(peer = %peer.address, "refused a call: {refusal}");
+                }
                 Err(refusal.into())
             }
         }
@@ -91,6 +128,8 @@ pub(super) struct Caller {
     /// Its node, from the claims of its token.
     pub(super) node: String,
     pub(super) peer: Peer,
+    pub(super) token: Zeroizing<String>,
+    warnings: Arc<SharedBucket>,
 }
 
 impl Caller {
@@ -103,7 +142,9 @@ impl Caller {
             of: self.node.clone(),
             named: super::session::shown(named),
         };
-        warn!(peer = %self.peer.address, node = self.node, "refused a call: {refusal}");
+        if self.warnings.take() {
+            warn!(peer = %self.peer.address, node = self.node, "refused a call: {refusal}");
+        }
         Err(refusal.into())
     }
 }
@@ -122,8 +163,13 @@ impl Distribution for Calls {
         // One update at a time: what waits here is a credential in memory, and may be old by
         // the time it is sent. Tonic encodes it into buffers that it does not wipe.
         let (outgoing, updates) = mpsc::channel(1);
+        let (place, lost) = self.streams.enter(caller.node.clone());
         let session = Session {
             caller,
+            authenticator: Arc::clone(&self.service.authenticator),
+            review_again: self.service.review_again,
+            _place: place,
+            lost,
             nodes: Arc::clone(&self.service.nodes),
             incoming: request.into_inner(),
             outgoing,
@@ -149,8 +195,8 @@ impl Distribution for Calls {
             Status::unavailable("the controller does not know the cluster yet; try again")
         })?;
         let hosts = state.hosts();
-        let signed = self.service.authority.sign(&csr, &node, &hosts);
-        let certificate = signed.map_err(|error| {
+        let signed = self.service.authority.sign(&csr, &node, hosts);
+        let Signed { certificate, hosts } = signed.map_err(|error| {
             warn!(node, "{error}");
             match &error {
                 SignError::Request { .. } | SignError::KeyKind { .. } => {
@@ -163,7 +209,7 @@ impl Distribution for Calls {
         Ok(Response::new(SignResponse {
             certificate: certificate.to_vec(),
             root: self.service.authority.root_der().to_vec(),
-            hosts: hosts.into_iter().map(str::to_owned).collect(),
+            hosts: hosts.into_iter().collect(),
         }))
     }
 }

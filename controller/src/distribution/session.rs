@@ -1,6 +1,7 @@
 //! One stream: an agent is told its node's state and says what came of it.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
+use super::identity::{Authenticator, Revoked};
 use super::limits;
+use super::newest::{Lost, Place};
 use super::service::Caller;
 use crate::nodes::{Known, Nodes};
 use crate::pause;
@@ -20,6 +23,12 @@ use crate::snapshot::Feed;
 /// A stream that was authenticated.
 pub(super) struct Session {
     pub(super) caller: Caller,
+    pub(super) authenticator: Arc<Authenticator>,
+    /// How often the caller's token is reviewed again.
+    pub(super) review_again: Duration,
+    pub(super) _place: Place<String>,
+    /// Newer streams of the node have taken its place.
+    pub(super) lost: Lost,
     pub(super) nodes: Arc<Nodes>,
     pub(super) incoming: Streaming<AgentMessage>,
     pub(super) outgoing: mpsc::Sender<Result<NodeUpdate, Status>>,
@@ -36,8 +45,12 @@ enum End {
     Broken(Status),
     /// The agent did not keep to the protocol.
     Refused(Status),
-    /// The token may be over.
+    /// The token is over, or may be.
     Old,
+    /// The token was taken away before its end.
+    Revoked,
+    /// There are newer streams of the same node.
+    Replaced,
     /// The controller stops.
     Stopping,
 }
@@ -49,6 +62,8 @@ impl fmt::Display for End {
             Self::Broken(status) => write!(formatter, "the stream broke: {}", status.message()),
             Self::Refused(status) => write!(formatter, "refused: {}", status.message()),
             Self::Old => formatter.write_str("the stream is old; it comes back with a new token"),
+            Self::Revoked => formatter.write_str("its token is not valid any more"),
+            Self::Replaced => formatter.write_str("newer streams of the node took its place"),
             Self::Stopping => formatter.write_str("the controller stops"),
         }
     }
@@ -62,6 +77,12 @@ impl End {
             Self::Refused(status) => Some(status),
             Self::Old => Some(Status::unavailable(
                 "the stream is old: subscribe again with the present token",
+            )),
+            Self::Revoked => Some(Status::unauthenticated(
+                "the API server does not accept the token of this stream any more",
+            )),
+            Self::Replaced => Some(Status::unavailable(
+                "newer streams of this node have taken the place of this one",
             )),
             Self::Stopping => Some(Status::unavailable(
                 "this replica of the controller stops: subscribe again",
@@ -139,6 +160,11 @@ impl Session {
         let mut outstanding: Option<Outstanding> = None;
         let mut changed = false;
         let old = Instant::now() + pause::spread(self.age);
+        let (node, token) = (&*self.caller.node, &*self.caller.token);
+        let revoked = self
+            .authenticator
+            .until_revoked(token, node, self.review_again);
+        let mut revoked = pin!(revoked);
         loop {
             let until = outstanding.as_ref().map_or(old, |it| it.until);
             let event = tokio::select! {
@@ -166,6 +192,11 @@ impl Session {
                 () = self.outgoing.closed() => Event::Ended(End::Gone),
                 () = sleep_until(until), if outstanding.is_some() => Event::Unacknowledged,
                 () = sleep_until(old) => Event::Ended(End::Old),
+                revoked = &mut revoked => Event::Ended(match revoked {
+                    Revoked::Over => End::Old,
+                    Revoked::Early => End::Revoked,
+                }),
+                _ = &mut self.lost => Event::Ended(End::Replaced),
                 _ = self.stopped.changed() => Event::Ended(End::Stopping),
             };
             match event {
@@ -176,11 +207,11 @@ impl Session {
                         sent = version;
                         let until = Instant::now() + limits::ACKNOWLEDGE;
                         outstanding = Some(Outstanding { version, until });
-                        debug!(node = self.caller.node, version, "sent an update");
+                        debug!(node, version, "sent an update");
                     }
                 }
                 Event::Said(message) => {
-                    let acknowledged = match self.acknowledged(message, sent) {
+                    let acknowledged = match acknowledged(node, message, sent) {
                         Ok(version) => version,
                         Err(status) => return End::Refused(status),
                     };
@@ -192,7 +223,6 @@ impl Session {
                     }
                 }
                 Event::Unacknowledged => {
-                    let node = &self.caller.node;
                     warn!(
                         node,
                         version = sent,
@@ -204,28 +234,27 @@ impl Session {
             }
         }
     }
+}
 
-    /// The version that the agent is done with.
-    fn acknowledged(&self, message: AgentMessage, sent: u64) -> Result<u64, Status> {
-        let Some(Kind::Acknowledge(Acknowledge { version, error })) = message.kind else {
-            return Err(Status::invalid_argument(
-                "after Hello there have to be acknowledgements only",
-            ));
-        };
-        if version > sent {
-            return Err(Status::invalid_argument(format!(
-                "version {version} is acknowledged and was never sent"
-            )));
-        }
-        let node = &self.caller.node;
-        if error.is_empty() {
-            debug!(node, version, "agent has put a version in force");
-        } else {
-            let error = shown(&error);
-            warn!(node, version, error, "agent cannot put a version in force");
-        }
-        Ok(version)
+/// The version that the agent of a node is done with.
+fn acknowledged(node: &str, message: AgentMessage, sent: u64) -> Result<u64, Status> {
+    let Some(Kind::Acknowledge(Acknowledge { version, error })) = message.kind else {
+        return Err(Status::invalid_argument(
+            "after Hello there have to be acknowledgements only",
+        ));
+    };
+    if version > sent {
+        return Err(Status::invalid_argument(format!(
+            "version {version} is acknowledged and was never sent"
+        )));
     }
+    if error.is_empty() {
+        debug!(node, version, "agent has put a version in force");
+    } else {
+        let error = shown(&error);
+        warn!(node, version, error, "agent cannot put a version in force");
+    }
+    Ok(version)
 }
 
 /// The update to the newest state; `None` if the agent has it, or it is not known yet.

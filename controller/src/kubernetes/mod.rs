@@ -5,6 +5,8 @@ mod objects;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 pub use objects::{class, connector, pod, secret};
-pub use requests::{FIELD_MANAGER, FetchError, ask, fetch_secret, write_status};
+pub use requests::{FIELD_MANAGER, FetchError, ObjectVersion, ask, fetch_secret, write_status};
+pub use watched::WatchedConnector;

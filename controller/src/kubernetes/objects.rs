@@ -9,21 +9,27 @@ use kube::core::ObjectMeta;
 use proxy_common::api::{self, API_VERSION, cluster};
 use zeroize::Zeroizing;
 
+use super::watched::WatchedConnector;
 use crate::grants;
 use crate::model::{HeldSecret, Key};
 
 /// The annotation in which kubectl keeps a copy of the whole object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// A Connector.
-pub fn connector(object: cluster::Connector) -> api::Connector {
-    api::Connector {
+/// A Connector; with the reason if its `spec` cannot be read, which is empty then.
+pub fn connector(object: WatchedConnector) -> (api::Connector, Option<String>) {
+    let (spec, fault) = match object.spec {
+        Ok(spec) => (spec, None),
+        Err(fault) => (api::ConnectorSpec::default(), Some(fault)),
+    };
+    let connector = api::Connector {
         api_version: API_VERSION.to_owned(),
         kind: "Connector".to_owned(),
         metadata: metadata(object.metadata),
-        spec: object.spec,
+        spec,
         status: object.status,
-    }
+    };
+    (connector, fault)
 }
 
 /// A class; its status is not needed.
@@ -85,6 +91,7 @@ fn metadata(object: ObjectMeta) -> api::ObjectMeta {
         uid: object.uid,
         resource_version: object.resource_version,
         generation: object.generation,
+        creation_timestamp: object.creation_timestamp.map(|it| it.0.to_string()),
         ..api::ObjectMeta::default()
     }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::authorization::v1::{
 };
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{GetParams, Patch, PatchParams, PostParams};
-use kube::core::Request;
+use kube::core::{PartialObjectMeta, Request};
 use kube::{Api, Client, Resource as _};
 use proxy_common::api::{API_VERSION, ConnectorStatus, GROUP, cluster};
 use serde_json::{Value, json};
@@ -19,30 +19,48 @@ use crate::model::{HeldSecret, Key};
 /// Owner of the fields that the controller writes.
 pub const FIELD_MANAGER: &str = "postern-controller";
 
-/// Writes the status of a Connector by server-side apply.
+/// Which state of an object a status was worked out from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectVersion {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+}
+
+/// Writes the status of a Connector by server-side apply. Returns the object's new version.
 ///
-/// The object must still be the one of this uid: the status of one that was deleted is not
-/// written onto its successor, that is a conflict.
+/// The object must still be as it was when the status was worked out, otherwise that is a
+/// conflict. The version protects a successor of the same name: an API server does not look
+/// at the uid when it writes the status of a custom resource that exists.
 pub async fn write_status(
     client: &Client,
     key: &Key,
-    uid: &str,
+    version: &ObjectVersion,
     status: &ConnectorStatus,
-) -> kube::Result<()> {
-    let connectors: Api<cluster::Connector> = Api::namespaced(client.clone(), &key.namespace);
-    let patch = Patch::Apply(status_patch(key, uid, status));
+) -> kube::Result<ObjectVersion> {
+    // The rest of the answer is not looked at: this version may not be able to read it.
+    let connectors: Api<PartialObjectMeta<cluster::Connector>> =
+        Api::namespaced(client.clone(), &key.namespace);
+    let patch = Patch::Apply(status_patch(key, version, status));
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    connectors
-        .patch_status(&key.name, &params, &patch)
-        .await
-        .map(drop)
+    let written = connectors.patch_status(&key.name, &params, &patch).await?;
+    Ok(ObjectVersion {
+        uid: written.metadata.uid.unwrap_or_default(),
+        resource_version: written.metadata.resource_version.unwrap_or_default(),
+    })
 }
 
-fn status_patch(key: &Key, uid: &str, status: &ConnectorStatus) -> Value {
+fn status_patch(key: &Key, version: &ObjectVersion, status: &ConnectorStatus) -> Value {
     json!({
         "apiVersion": API_VERSION,
         "kind": "Connector",
-        "metadata": {"namespace": key.namespace, "name": key.name, "uid": uid},
+        "metadata": {
+            "namespace": key.namespace,
+            "name": key.name,
+            "uid": version.uid,
+            "resourceVersion": version.resource_version,
+        },
         "status": status,
     })
 }

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt as _, Full};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Client;
 use kube::client::Body;
-use proxy_common::api::{API_VERSION, ConnectorStatus, cluster};
+use proxy_common::api::{API_VERSION, ConnectorStatus};
 use serde_json::{Value, json};
 use tower::service_fn;
 
@@ -54,15 +54,20 @@ fn review(connector: Option<&str>) -> Review {
 #[tokio::test]
 async fn a_status_is_applied_to_the_object_it_was_made_for() {
     const ANSWER: &str = r#"{"apiVersion": "connectors.postern.dev/v1alpha1", "kind": "Connector",
-        "metadata": {"name": "api"}, "spec": {}}"#;
+        "metadata": {"name": "api", "uid": "the-uid", "resourceVersion": "8"},
+        "spec": {"novelty": 1}}"#;
     let (client, requests) = client(StatusCode::OK, ANSWER);
     let status = ConnectorStatus {
         observed_generation: Some(3),
         ..ConnectorStatus::default()
     };
-    write_status(&client, &Key::new("team", "api"), "the-uid", &status)
-        .await
-        .expect("written");
+    let version = |resource_version: &str| ObjectVersion {
+        uid: "the-uid".to_owned(),
+        resource_version: resource_version.to_owned(),
+    };
+    let key = Key::new("team", "api");
+    let written = write_status(&client, &key, &version("7"), &status).await;
+    assert_eq!(written.expect("written"), version("8"));
     let (method, path, body) = only(&requests);
     assert_eq!(method, "PATCH");
     assert_eq!(
@@ -73,7 +78,9 @@ async fn a_status_is_applied_to_the_object_it_was_made_for() {
     let expected = json!({
         "apiVersion": API_VERSION,
         "kind": "Connector",
-        "metadata": {"namespace": "team", "name": "api", "uid": "the-uid"},
+        "metadata": {
+            "namespace": "team", "name": "api", "uid": "the-uid", "resourceVersion": "7"
+        },
         "status": {"observedGeneration": 3},
     });
     assert_eq!(body, expected);
@@ -194,13 +201,64 @@ fn a_connector_keeps_what_decisions_need() {
         "spec": {"address": "https://api.example.com"},
         "status": {"observedGeneration": 1},
     });
-    let object: cluster::Connector = serde_json::from_value(object).expect("a Connector");
-    let connector = connector(object);
+    let object: WatchedConnector = serde_json::from_value(object).expect("a Connector");
+    let (connector, fault) = connector(object);
+    assert_eq!(fault, None);
+    assert_eq!(
+        connector.spec.address.as_deref(),
+        Some("https://api.example.com")
+    );
     assert_eq!(connector.metadata.generation, Some(2));
     assert!(connector.metadata.annotations.keys().eq(["note"]));
     assert!(connector.metadata.managed_fields.is_empty());
     let status = connector.status.expect("a status");
     assert_eq!(status.observed_generation, Some(1));
+}
+
+#[test]
+fn a_connector_that_cannot_be_read_says_which_field_it_is() {
+    for (spec, expected) in [
+        (json!({"novelty": "hunter2"}), "unknown field `novelty`"),
+        (
+            json!({"interception": {"novelty": "hunter2"}}),
+            "spec.interception.novelty: unknown field `novelty`",
+        ),
+        (
+            json!({"address": ["hunter2"]}),
+            "spec.address: is not of the type that this version expects",
+        ),
+    ] {
+        let object = json!({"metadata": {"namespace": "team", "name": "api"}, "spec": spec});
+        let object: WatchedConnector = serde_json::from_value(object).expect("a Connector");
+        let fault = connector(object).1.expect("a fault");
+        assert!(fault.contains(expected), "{fault}");
+        assert!(!fault.contains("hunter2"), "{fault}");
+    }
+}
+
+#[test]
+fn what_a_status_holds_besides_does_not_matter() {
+    let object = json!({
+        "metadata": {"namespace": "team", "name": "api"},
+        "spec": {},
+        "status": {
+            "novelty": 1,
+            "observedGeneration": 4,
+            "conditions": [
+                {"type": "Ready", "status": "True", "novelty": [2], "lastTransitionTime": "t"},
+                {"type": "Other", "status": "Perhaps"},
+            ],
+        },
+    });
+    let object: WatchedConnector = serde_json::from_value(object).expect("a Connector");
+    let (connector, fault) = connector(object);
+    assert_eq!(fault, None);
+    let status = connector.status.expect("a status");
+    assert_eq!(status.observed_generation, Some(4));
+    let [ready] = &status.conditions[..] else {
+        panic!("one condition");
+    };
+    assert_eq!(ready.last_transition_time.as_deref(), Some("t"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A change is an object that came, changed or went. What follows is a status to write, and
 //! nodes whose state is to be worked out anew; carrying that out is the caller's.
 
+mod quota;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -15,10 +16,14 @@ use connectors::{DEFAULT_NAMESPACE, SecretData};
 use proxy_common::api::{self, ConnectorStatus};
 
 use crate::grants::{Pod, Review, Reviews};
+use crate::kubernetes::ObjectVersion;
 use crate::reconcile::reconcile;
 use crate::snapshot::{Catalog, NoRandomness, Node, NodeState, SecretVersion};
 use crate::status;
 
+pub use quota::CONNECTORS_OF_A_NAMESPACE;
+
+use quota::Quota;
 use users::{Dependency, Users};
 
 /// Namespace and name of an object.
@@ -72,6 +77,9 @@ pub struct Effects {
 /// What the controller knows of the cluster.
 pub struct Model {
     connectors: BTreeMap<Key, api::Connector>,
+    /// Why what is in `connectors` is an older state of the object, or nothing of it.
+    unreadable: BTreeMap<Key, String>,
+    quota: Quota,
     classes: BTreeMap<String, Arc<api::ConnectorClass>>,
     secrets: BTreeMap<Key, HeldSecret>,
     /// Secrets that exist, but whose values are not known yet.
@@ -87,6 +95,8 @@ impl Model {
     pub fn new() -> Result<Self, NoRandomness> {
         Ok(Self {
             connectors: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            quota: Quota::default(),
             classes: BTreeMap::new(),
             secrets: BTreeMap::new(),
             awaited: BTreeSet::new(),
@@ -100,27 +110,69 @@ impl Model {
     /// A Connector came or changed. `now` (RFC 3339) is the time of its transitions.
     pub fn upsert_connector(&mut self, object: api::Connector, now: &str) -> Effects {
         let key = Key::of(&object);
+        self.unreadable.remove(&key);
+        self.replace_connector(key, object, now)
+    }
+
+    /// A Connector came or changed whose `spec` cannot be read; `fault` says why. Nodes keep
+    /// what they know of it, as not usable: without it, its connections would go out
+    /// untouched. Of one that was never read there is no more than a status.
+    pub fn upsert_unreadable(
+        &mut self,
+        mut object: api::Connector,
+        fault: String,
+        now: &str,
+    ) -> Effects {
+        let key = Key::of(&object);
+        object.spec = match self.connectors.remove(&key) {
+            Some(known) if known.metadata.uid == object.metadata.uid => known.spec,
+            _ => api::ConnectorSpec::default(),
+        };
+        self.unreadable.insert(key.clone(), fault);
+        self.replace_connector(key, object, now)
+    }
+
+    fn replace_connector(&mut self, key: Key, object: api::Connector, now: &str) -> Effects {
         self.users.set(&key, &References::of(&object));
+        let created = object.metadata.creation_timestamp.as_deref();
+        let moved = self.quota.insert(&key, created.unwrap_or_default());
         self.connectors.insert(key.clone(), object);
         self.drop_unused_secrets();
-        self.reconcile([key], now)
+        self.reconcile(moved.into_iter().chain([key]), now)
     }
 
     /// A Connector went.
-    pub fn remove_connector(&mut self, key: &Key) -> Effects {
+    pub fn remove_connector(&mut self, key: &Key, now: &str) -> Effects {
         self.connectors.remove(key);
+        self.unreadable.remove(key);
         self.users.clear(key);
         self.drop_unused_secrets();
-        let mut effects = Effects::default();
+        let moved = self.quota.remove(key);
+        let mut effects = self.reconcile(moved, now);
         if self.catalog.remove(&key.namespace, &key.name) {
-            effects.nodes = self.nodes_of(&key.namespace);
+            effects.nodes.append(&mut self.nodes_of(&key.namespace));
         }
         effects
     }
 
-    /// `metadata.uid` of a Connector, for as long as it exists.
-    pub fn connector_uid(&self, key: &Key) -> Option<&str> {
-        self.connectors.get(key)?.metadata.uid.as_deref()
+    /// Which state of a Connector is known, for as long as it exists.
+    pub fn connector_version(&self, key: &Key) -> Option<ObjectVersion> {
+        let metadata = &self.connectors.get(key)?.metadata;
+        Some(ObjectVersion {
+            uid: metadata.uid.clone()?,
+            resource_version: metadata.resource_version.clone().unwrap_or_default(),
+        })
+    }
+
+    /// A status was written to this state of a Connector, which became another one by that.
+    /// If something else is known of it in the meantime, that stays.
+    pub fn wrote_status(&mut self, key: &Key, before: &ObjectVersion, after: ObjectVersion) {
+        if self.connector_version(key).as_ref() == Some(before)
+            && before.uid == after.uid
+            && let Some(object) = self.connectors.get_mut(key)
+        {
+            object.metadata.resource_version = Some(after.resource_version);
+        }
     }
 
     /// The namespaces that have Connectors.
@@ -307,7 +359,15 @@ impl Model {
             .any(|name| self.awaited.contains(&Key::new(&key.namespace, name)));
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         let id = self.catalog.id(&key.namespace, &key.name, uid);
-        let outcome = reconcile(id, object, objects);
+        let mut outcome = reconcile(id, object, objects);
+        let fault = self.unreadable.get(key);
+        if let Some(fault) = fault {
+            outcome.refuse(fault);
+        }
+        let is_within = self.quota.admits(key);
+        if !is_within {
+            outcome.leave_out();
+        }
         let version = held.map(HeldSecret::version);
         let resolution = outcome.resolution;
         if self
@@ -316,7 +376,7 @@ impl Model {
         {
             namespaces.insert(key.namespace.clone());
         }
-        if waits {
+        if waits && fault.is_none() && is_within {
             return None;
         }
         let generation = object.metadata.generation;

@@ -108,7 +108,7 @@ fn what_is_there_already_has_no_effect() {
     assert_eq!(model.upsert_pod("node-1", pod("1", "team")), nothing);
     assert_eq!(model.remove_pod("node-1", "unknown"), nothing);
     assert_eq!(
-        model.remove_connector(&Key::new("team", "unknown")),
+        model.remove_connector(&Key::new("team", "unknown"), NOW),
         nothing
     );
 }
@@ -145,7 +145,7 @@ fn a_deleted_connector_leaves_no_secret_behind() {
     let mut model = model();
     let key = Key::new("team", "login");
     assert!(model.secret_version(&key).is_some());
-    assert_eq!(model.remove_connector(&api()).nodes, node_1());
+    assert_eq!(model.remove_connector(&api(), NOW).nodes, node_1());
     assert!(!model.wants_secret(&key));
     assert_eq!(model.secret_version(&key), None);
     assert!(model.evaluate("node-1").0.full(1).connectors.is_empty());
@@ -236,7 +236,7 @@ fn while_a_secret_is_awaited_nothing_is_said_and_nothing_usable() {
     shown.status = status;
     for replaced in [true, false] {
         if !replaced {
-            model.remove_connector(&api());
+            model.remove_connector(&api(), NOW);
         }
         model.await_secret(&key, "later");
         let effects = model.upsert_connector(shown.clone(), "later");

@@ -9,6 +9,7 @@ use connectors::{Connector, ConnectorId};
 
 use super::fingerprint::{Fingerprint, Fingerprints, NoRandomness};
 use super::ids::Ids;
+use super::wire;
 use crate::grants::Directory;
 
 /// One Connector as nodes get it.
@@ -22,6 +23,31 @@ pub struct Entry {
     pub generation: u64,
     /// Tells versions of the Secret apart; 0 without one.
     pub revision: u64,
+    /// What it takes of a message to a node, bytes.
+    pub(super) size: usize,
+}
+
+impl Entry {
+    /// The same without what is large: not usable, so that its connections are refused.
+    pub(super) fn stripped(&self) -> Self {
+        let connector = Connector {
+            credential: None,
+            extra_roots: Arc::default(),
+            ..self.connector.clone()
+        };
+        Self {
+            connector,
+            usable: false,
+            size: 0,
+            ..*self
+        }
+        .measured()
+    }
+
+    fn measured(mut self) -> Self {
+        self.size = wire::size(&self);
+        self
+    }
 }
 
 /// Two entries are equal when a node would be sent the same; the credential is compared by
@@ -144,7 +170,9 @@ impl Catalog {
             usable,
             generation: record.generation,
             revision: version.map_or(0, SecretVersion::revision),
-        };
+            size: 0,
+        }
+        .measured();
         let changed = record.entry.as_deref() != Some(&entry);
         if changed {
             record.entry = Some(Arc::new(entry));

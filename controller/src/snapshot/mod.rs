@@ -5,6 +5,7 @@
 //! that any of them is granted, and nothing else. A [`Feed`] is one stream to an agent; it
 //! turns states into messages.
 
+mod budget;
 mod catalog;
 mod fingerprint;
 mod ids;

@@ -1,20 +1,27 @@
 //! What one node needs, and how it is told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use connectors::ConnectorId;
 use proxy_common::distribution::{NodeUpdate, Policy, Workload};
 
+use super::budget::{self, LeftOut};
 use super::catalog::{Catalog, Entry};
 use super::wire;
+use crate::distribution::limits;
 use crate::grants::{Grants, Pod, Policies, PolicyId, Review, Reviews};
+
+/// Room in a message for what a difference has besides the state: what was removed.
+const HEADROOM: usize = 1024 * 1024;
 
 /// The pods of one node.
 #[derive(Debug, Default)]
 pub struct Node {
     pods: BTreeMap<String, Pod>,
     policies: Policies,
+    /// What was said to be too much for one message.
+    left_out: LeftOut,
 }
 
 impl Node {
@@ -53,7 +60,8 @@ impl Node {
         catalog: &Catalog,
         reviews: &Reviews,
     ) -> (NodeState, BTreeSet<Review>) {
-        let grants = Grants::decide(self.pods.values(), catalog, reviews);
+        let mut grants = Grants::decide(self.pods.values(), catalog, reviews);
+        let connectors = self.fitting(&mut grants, catalog);
         self.policies.update(grants.of_pods.values());
         let workloads = self
             .pods
@@ -63,14 +71,6 @@ impl Node {
                 let policy = policy.map_or(0, |set| self.policies.id(set));
                 (pod.uid.clone(), wire::workload(pod, policy))
             })
-            .collect();
-        let granted: BTreeSet<ConnectorId> = grants.of_pods.into_values().flatten().collect();
-        let namespaces: BTreeSet<&str> = self.pods.values().map(|it| &*it.namespace).collect();
-        let connectors = namespaces
-            .into_iter()
-            .flat_map(|namespace| catalog.entries(namespace))
-            .filter(|entry| granted.contains(&entry.connector.id))
-            .map(|entry| (entry.connector.id, Arc::clone(entry)))
             .collect();
         let state = NodeState {
             connectors,
@@ -82,6 +82,40 @@ impl Node {
             workloads,
         };
         (state, grants.open)
+    }
+
+    /// The Connectors that are granted, as far as one message holds them; the grants of those
+    /// that are left out are taken out.
+    fn fitting(
+        &mut self,
+        grants: &mut Grants,
+        catalog: &Catalog,
+    ) -> BTreeMap<ConnectorId, Arc<Entry>> {
+        let sets: BTreeSet<&BTreeSet<ConnectorId>> = grants.of_pods.values().collect();
+        let granted: BTreeSet<ConnectorId> = sets.iter().copied().flatten().copied().collect();
+        let namespaces: BTreeSet<&str> = self.pods.values().map(|it| &*it.namespace).collect();
+        let mut connectors = namespaces
+            .into_iter()
+            .flat_map(|namespace| catalog.entries(namespace))
+            .filter(|entry| granted.contains(&entry.connector.id))
+            .map(|entry| (entry.connector.id, Arc::clone(entry)))
+            .collect();
+        let policies: usize = sets.iter().map(|set| wire::policy_size(set.len())).sum();
+        let workloads = self.pods.values().map(wire::workload_size).sum::<usize>();
+        let room = limits::UPDATE.saturating_sub(HEADROOM + policies + workloads);
+        let names: BTreeMap<ConnectorId, Arc<Entry>> = BTreeMap::clone(&connectors);
+        let left_out = budget::fit(&mut connectors, room);
+        if left_out != self.left_out {
+            left_out.tell(&names);
+            self.left_out = left_out;
+        }
+        let dropped = &self.left_out.dropped;
+        if !dropped.is_empty() {
+            for set in grants.of_pods.values_mut() {
+                set.retain(|id| !dropped.contains(id));
+            }
+        }
+        connectors
     }
 }
 
@@ -102,13 +136,29 @@ impl NodeState {
         }
     }
 
-    /// The hosts of all Connectors that the node's workloads are granted.
-    pub fn hosts(&self) -> BTreeSet<&str> {
-        self.connectors
-            .values()
-            .flat_map(|entry| entry.connector.addresses())
-            .map(|address| address.host.as_str())
-            .collect()
+    /// The hosts of all Connectors that the node's workloads are granted, each once. Namespaces
+    /// take turns: whoever takes the first of them takes some of each.
+    pub fn hosts(&self) -> Vec<&str> {
+        let mut of_namespaces: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for entry in self.connectors.values() {
+            let connector = &entry.connector;
+            let hosts = of_namespaces.entry(&connector.namespace).or_default();
+            hosts.extend(connector.addresses().map(|address| address.host.as_str()));
+        }
+        let mut seen = BTreeSet::new();
+        let mut turns: VecDeque<_> = of_namespaces
+            .into_values()
+            .map(BTreeSet::into_iter)
+            .collect();
+        let mut hosts = Vec::new();
+        while let Some(mut of_namespace) = turns.pop_front() {
+            if let Some(host) = of_namespace.find(|host| !seen.contains(host)) {
+                seen.insert(host);
+                hosts.push(host);
+                turns.push_back(of_namespace);
+            }
+        }
+        hosts
     }
 
     /// The message that leads from this state to a newer one; `None` if they are the same.

@@ -1,6 +1,7 @@
 //! From our types to those of the protocol.
 
 use connectors::{Address, ClientAuthorization, Credential, FailurePolicy, Protocol, Scheme};
+use prost::Message as _;
 use proxy_common::distribution::{self as wire, credential::Kind};
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -41,6 +42,28 @@ pub(super) fn connector(entry: &Entry) -> wire::Connector {
         generation: entry.generation,
         revision: entry.revision,
     }
+}
+
+/// What a Connector takes of a message, bytes.
+pub(super) fn size(entry: &Entry) -> usize {
+    field(connector(entry).encoded_len())
+}
+
+/// What a field with a message of this length takes, bytes: the field's number and the length
+/// are before it.
+pub(super) fn field(length: usize) -> usize {
+    1 + prost::length_delimiter_len(length) + length
+}
+
+/// Most that a policy with so many Connectors takes of a message, bytes.
+pub(super) fn policy_size(connectors: usize) -> usize {
+    // Numbers take five bytes at most; before them are two fields.
+    field(5 * connectors + 2 * 6)
+}
+
+/// What a workload takes of a message at most, bytes.
+pub(super) fn workload_size(pod: &Pod) -> usize {
+    field(workload(pod, PolicyId::MAX).encoded_len())
 }
 
 pub(super) fn workload(pod: &Pod, policy: PolicyId) -> wire::Workload {

@@ -4,7 +4,7 @@ use proxy_common::distribution::credential::Kind;
 use serde_json::json;
 
 use crate::objects;
-use crate::world::{World, usable};
+use crate::world::{World, usable, wait_until};
 
 #[tokio::test]
 async fn a_sound_connector_is_ready_and_reaches_the_node() {
@@ -133,9 +133,14 @@ async fn a_connector_that_cannot_be_read_stops_no_other() {
     let controller = world.start().await;
     let mut node = controller.node("node-1");
     node.wait_for_usable(&["api"]).await;
-    // It counts as absent when it becomes like that, and again when it is corrected.
+    let seen = || world.condition("newer", "Ready");
+    let told = || seen().starts_with("False|InvalidSpec|") && seen().contains("`novelty`");
+    wait_until(told, seen).await;
     world.put(objects::connector("newer", "login")).await;
     node.wait_for_usable(&["api", "newer"]).await;
+    // What nodes know of it they refuse from now on; without it they would let it pass.
     world.put(newer).await;
-    node.wait_for_usable(&["api"]).await;
+    let update = node.wait_for_usable(&["api"]).await;
+    assert_eq!(update.connectors.len(), 2);
+    wait_until(told, seen).await;
 }

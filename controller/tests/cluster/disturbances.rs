@@ -168,6 +168,22 @@ async fn a_secret_that_cannot_be_read_is_not_told_to_be_missing() {
 }
 
 #[tokio::test]
+async fn every_watch_ends_within_a_minute() {
+    let world = World::with_connector().await;
+    let controller = world.start().await;
+    controller.node("node-1").wait_for_usable(&["api"]).await;
+    let watches = || {
+        let requests = world.requests().into_iter();
+        requests.filter(|it| it.verb == "watch").collect::<Vec<_>>()
+    };
+    wait_until(|| watches().len() >= 8, || format!("{:?}", watches())).await;
+    for watch in watches() {
+        let query = format!("&{}&", watch.query);
+        assert!(query.contains("&timeoutSeconds=60&"), "{watch:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_status_that_somebody_else_changes_is_put_right() {
     let world = World::with_connector().await;
     let _controller = world.start().await;

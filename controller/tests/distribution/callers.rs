@@ -1,12 +1,14 @@
 //! Who is served, and who is refused.
 
+use std::time::{Duration, SystemTime};
+
 use fake_apiserver::Identity;
 use postern_controller::distribution::AUDIENCE;
 use proxy_common::distribution::SignRequest;
 use tonic::Code;
 
 use crate::logs;
-use crate::support::{NAMESPACE, Stream, TOKEN, World, agent, authorized, code};
+use crate::support::{NAMESPACE, Stream, TOKEN, World, agent, authorized, code, jwt};
 
 #[tokio::test]
 async fn strangers_are_refused() {
@@ -92,6 +94,53 @@ async fn a_valid_token_is_reviewed_once_and_an_invalid_one_each_time() {
     world.token("not yet valid", agent("node-1"), AUDIENCE);
     let stream = Stream::open(&mut client, Some("not yet valid")).await;
     assert!(stream.is_ok());
+}
+
+#[tokio::test]
+async fn what_cannot_be_valid_is_not_reviewed() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let mut client = controller.agent(&world);
+    let (hour, now) = (Duration::from_hours(1), SystemTime::now());
+    let sound = jwt(AUDIENCE, "postern-agent", now + hour);
+    for token in [
+        jwt("others", "postern-agent", now + hour),
+        jwt(AUDIENCE, "default", now + hour),
+        jwt(AUDIENCE, "postern-agent", now - hour),
+        "not.really.one".to_owned(),
+    ] {
+        let refused = Stream::open(&mut client, Some(&token)).await;
+        assert_eq!(code(refused), Code::Unauthenticated, "{token}");
+    }
+    assert_eq!(world.count("create", "tokenreviews"), 0);
+    // What may be valid is asked about, and nothing else lets anybody in.
+    let refused = Stream::open(&mut client, Some(&sound)).await;
+    assert_eq!(code(refused), Code::Unauthenticated);
+    assert_eq!(world.count("create", "tokenreviews"), 1);
+    world.token(&sound, agent("node-1"), AUDIENCE);
+    assert!(Stream::open(&mut client, Some(&sound)).await.is_ok());
+}
+
+#[tokio::test]
+async fn there_are_so_many_reviews_of_foreign_tokens() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let mut client = controller.agent(&world);
+    let mut busy = false;
+    for number in 0..500 {
+        let token = format!("foreign-{number}");
+        let refused = Stream::open(&mut client, Some(&token)).await;
+        busy |= code(refused) == Code::Unavailable;
+    }
+    assert!(busy && world.count("create", "tokenreviews") < 500);
+    // Tokens of service accounts are reviewed all the same.
+    let sound = jwt(
+        AUDIENCE,
+        "postern-agent",
+        SystemTime::now() + Duration::from_hours(1),
+    );
+    world.token(&sound, agent("node-1"), AUDIENCE);
+    assert!(Stream::open(&mut client, Some(&sound)).await.is_ok());
 }
 
 #[tokio::test]

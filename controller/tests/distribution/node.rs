@@ -1,8 +1,6 @@
 //! Authorities of nodes.
 
-use std::collections::BTreeSet;
-
-use postern_controller::authority::{Authority, SignError};
+use postern_controller::authority::{Authority, HOSTS, SignError};
 use proxy_common::distribution::SignRequest;
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -53,8 +51,9 @@ fn request(key: &KeyPair) -> Vec<u8> {
 }
 
 fn sign(authority: &Authority, key: &KeyPair, hosts: &[&str]) -> CertificateDer<'static> {
-    let hosts = hosts.iter().copied().collect();
-    authority.sign(&request(key), "node-1", &hosts).unwrap()
+    let hosts = hosts.iter().copied();
+    let signed = authority.sign(&request(key), "node-1", hosts);
+    signed.unwrap().certificate
 }
 
 #[tokio::test]
@@ -102,6 +101,27 @@ async fn addresses_are_limited_as_names_are() {
 }
 
 #[tokio::test]
+async fn hosts_that_do_not_fit_are_left_out_and_the_others_work() {
+    let authority = World::new().await.authority().await;
+    let key = KeyPair::generate().unwrap();
+    let label = "a".repeat(60);
+    let hosts: Vec<String> = (0..1000).map(|it| format!("{label}{it}.example")).collect();
+    let hosts = || hosts.iter().map(String::as_str);
+    let signed = authority.sign(&request(&key), "node-1", hosts()).unwrap();
+    assert!(signed.hosts.len() > 100 && signed.hosts.len() < 1000);
+    assert!(signed.certificate.len() < HOSTS + 2048);
+    let first = hosts().next().unwrap();
+    assert!(signed.hosts.contains(first));
+    let root = authority.root_der();
+    assert!(accepts(root, &signed.certificate, &key, first));
+    let last = hosts().next_back().unwrap();
+    assert!(!signed.hosts.contains(last));
+    assert!(!accepts(root, &signed.certificate, &key, last));
+    let again = authority.sign(&request(&key), "node-1", hosts()).unwrap();
+    assert_eq!(again.hosts, signed.hosts);
+}
+
+#[tokio::test]
 async fn a_node_cannot_make_further_authorities() {
     let authority = World::new().await.authority().await;
     let key = KeyPair::generate().unwrap();
@@ -133,8 +153,9 @@ async fn of_a_request_only_the_key_is_used() {
     wishes.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let csr = wishes.serialize_request(&key).unwrap();
     let long = "n".repeat(200);
-    let hosts = BTreeSet::from(["api.example.com"]);
-    let node = authority.sign(csr.der(), &long, &hosts).unwrap();
+    let hosts = ["api.example.com"];
+    let signed = authority.sign(csr.der(), &long, hosts);
+    let node = signed.unwrap().certificate;
     assert!(accepts(
         authority.root_der(),
         &node,
@@ -162,12 +183,12 @@ async fn a_request_without_proof_of_its_key_is_refused() {
     let world = World::new().await;
     let controller = world.controller().await;
     let authority = world.authority().await;
-    let hosts = BTreeSet::from(["api.example.com"]);
+    let hosts = ["api.example.com"];
     // The signature is at the end.
     let mut forged = request(&KeyPair::generate().unwrap());
     *forged.last_mut().unwrap() ^= 1;
     for csr in [&forged[..], b"", b"nonsense"] {
-        let refused = authority.sign(csr, "node-1", &hosts);
+        let refused = authority.sign(csr, "node-1", hosts);
         assert!(matches!(refused, Err(SignError::Request { .. })));
         let message = SignRequest {
             csr: csr.to_vec(),
@@ -181,7 +202,7 @@ async fn a_request_without_proof_of_its_key_is_refused() {
     }
     for algorithm in [&PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
         let key = KeyPair::generate_for(algorithm).unwrap();
-        let refused = authority.sign(&request(&key), "node-1", &hosts);
+        let refused = authority.sign(&request(&key), "node-1", hosts);
         assert!(matches!(refused, Err(SignError::KeyKind { .. })));
     }
 }

@@ -1,9 +1,14 @@
 //! The root and its Secret.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fake_apiserver::{Fault, Matching};
-use postern_controller::authority::{Authority, AuthorityError, ROOT_SECRET, RootFault};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::DeleteParams;
+use postern_controller::authority::{Authority, AuthorityError, ROOT_SECRET, Replaced, RootFault};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
 
@@ -35,6 +40,51 @@ async fn replicas_that_start_together_agree() {
         .unwrap();
     assert_eq!(secret["type"], "kubernetes.io/tls");
     assert_eq!(value(&secret, "tls.crt"), one.root_pem());
+}
+
+#[tokio::test]
+async fn a_root_that_is_replaced_or_deleted_is_noticed() {
+    let world = World::new().await;
+    let secrets: Api<Secret> = Api::namespaced(world.admin(), NAMESPACE);
+    let every = Duration::from_millis(20);
+    let gone = |error: &AuthorityError| {
+        matches!(
+            error,
+            AuthorityError::Replaced {
+                how: Replaced::Gone,
+                ..
+            }
+        )
+    };
+    for deleted_only in [true, false] {
+        let authority = world.authority().await;
+        let mut replaced = std::pin::pin!(authority.until_replaced(&world.client, every));
+        // What is as it was, and an API server that is away, are no reason.
+        let looks = world.count("get", "secrets") + 3;
+        world
+            .api
+            .handle()
+            .fail_matching(Matching::new("get", "secrets"), 1, Fault::Unavailable);
+        let looked = async {
+            while world.count("get", "secrets") < looks {
+                tokio::time::sleep(every).await;
+            }
+        };
+        tokio::select! {
+            error = &mut replaced => panic!("{error}"),
+            () = soon(looked) => {}
+        }
+        secrets
+            .delete(ROOT_SECRET, &DeleteParams::default())
+            .await
+            .unwrap();
+        if !deleted_only {
+            world.authority().await;
+        }
+        let error = soon(replaced).await;
+        assert!(gone(&error) == deleted_only, "{error}");
+        assert!(error.to_string().contains("postern-system/postern-root-ca"));
+    }
 }
 
 #[tokio::test]

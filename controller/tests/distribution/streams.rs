@@ -1,14 +1,16 @@
 //! What an agent is told, and when.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use postern_controller::distribution::AUDIENCE;
+use postern_controller::distribution::limits::STREAMS_OF_A_NODE;
 use postern_controller::model::Key;
 use proxy_common::distribution::agent_message::Kind;
 use proxy_common::distribution::{Acknowledge, AgentMessage};
 use tonic::Code;
 
 use crate::logs;
-use crate::support::{PASSWORD, Stream, TOKEN, World, password, soon};
+use crate::support::{PASSWORD, Stream, TOKEN, World, agent, jwt, password, soon};
 
 #[tokio::test]
 async fn a_stream_begins_with_the_whole_state_and_goes_on_with_changes() {
@@ -37,7 +39,7 @@ async fn a_stream_begins_with_the_whole_state_and_goes_on_with_changes() {
     assert!(!unusable.connectors[0].usable);
 
     world.change(|model| {
-        model.remove_connector(&Key::new("team", "api"));
+        model.remove_connector(&Key::new("team", "api"), "2026-01-01T00:00:00Z");
     });
     let removal = stream.take().await;
     assert_eq!(removal.removed_connectors.len(), 1);
@@ -93,6 +95,72 @@ async fn a_stream_does_not_outlive_its_token() {
         let status = stream.end().await;
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.message().contains("present token"), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_is_taken_away() {
+    let world = World::new().await;
+    let every = Duration::from_millis(50);
+    let controller = world
+        .controller_with(|it| it.with_reviews_every(every))
+        .await;
+    let mut client = controller.agent(&world);
+    let mut stream = Stream::subscribed(&mut client).await;
+    stream.take().await;
+    // An API server that does not answer takes nothing away.
+    world.api.handle().set_away(true);
+    tokio::time::sleep(4 * every).await;
+    world.rotate("while nobody answers", "2");
+    assert_eq!(password(&stream.take().await), Some("while nobody answers"));
+    world.api.handle().set_away(false);
+    let reviews = world.count("create", "tokenreviews") + 2;
+    soon(async {
+        while world.count("create", "tokenreviews") < reviews {
+            tokio::time::sleep(every).await;
+        }
+    })
+    .await;
+    world.rotate("while it is valid", "3");
+    assert_eq!(password(&stream.take().await), Some("while it is valid"));
+    world.api.handle().revoke_token(TOKEN);
+    assert_eq!(stream.end().await.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_token_that_comes_to_its_end_only_asks_for_the_next() {
+    let world = World::new().await;
+    let every = Duration::from_millis(50);
+    let controller = world
+        .controller_with(|it| it.with_reviews_every(every))
+        .await;
+    let end = SystemTime::now() + Duration::from_secs(1);
+    let token = jwt(AUDIENCE, "postern-agent", end);
+    world.token(&token, agent("node-1"), AUDIENCE);
+    let mut client = controller.agent(&world);
+    let mut stream = Stream::open(&mut client, Some(&token)).await.unwrap();
+    stream.hello("node-1").await;
+    stream.take().await;
+    tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(2100)).await;
+    world.api.handle().revoke_token(&token);
+    assert_eq!(stream.end().await.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn of_many_streams_of_one_node_the_newest_stay() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let mut client = controller.agent(&world);
+    let mut streams = Vec::new();
+    for _ in 0..=STREAMS_OF_A_NODE {
+        let mut stream = Stream::subscribed(&mut client).await;
+        stream.take().await;
+        streams.push(stream);
+    }
+    assert_eq!(streams[0].end().await.code(), Code::Unavailable);
+    world.rotate("for the newest", "2");
+    for stream in &mut streams[1..] {
+        assert_eq!(password(&stream.take().await), Some("for the newest"));
     }
 }
 

@@ -3,8 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use connectors::{BASIC_AUTH, SecretData};
 use fake_apiserver::{API_AUDIENCE, Identity, Options, Server, Token};
 use kube::config::AuthInfo;
@@ -77,17 +79,17 @@ impl World {
             api.handle().create("v1", "namespaces", "", object).unwrap();
         }
         apply_roles(&api);
-        let mut config = Config::new(api.url().parse().unwrap());
-        config.auth_info = AuthInfo {
-            token: Some(CONTROLLER_TOKEN.to_owned().into()),
-            ..AuthInfo::default()
-        };
         Self {
-            client: Client::try_from(config).unwrap(),
+            client: client(&api, CONTROLLER_TOKEN),
             api,
             nodes: Arc::default(),
             model: Mutex::new(model()),
         }
+    }
+
+    /// Of somebody who may do everything.
+    pub(crate) fn admin(&self) -> Client {
+        client(&self.api, ADMIN_TOKEN)
     }
 
     pub(crate) async fn authority(&self) -> Arc<Authority> {
@@ -311,6 +313,21 @@ fn agent_token(node: &str) -> Token {
     Token::with_audiences(agent(node), &[AUDIENCE])
 }
 
+/// A token as an API server makes them, but for its signature.
+pub(crate) fn jwt(audience: &str, account: &str, end: SystemTime) -> String {
+    let end = end
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let claims = json!({
+        "aud": [audience],
+        "sub": format!("system:serviceaccount:{NAMESPACE}:{account}"),
+        "exp": end,
+    });
+    let payload = URL_SAFE_NO_PAD.encode(claims.to_string());
+    format!("e30.{payload}.c2lnbmF0dXJl")
+}
+
 /// The password in an update's only Connector.
 pub(crate) fn password(update: &NodeUpdate) -> Option<&str> {
     use proxy_common::distribution::credential::Kind;
@@ -326,6 +343,15 @@ fn with(mut object: Value, api_version: &str, kind: &str) -> Value {
     object["apiVersion"] = json!(api_version);
     object["kind"] = json!(kind);
     object
+}
+
+fn client(api: &Server, token: &str) -> Client {
+    let mut config = Config::new(api.url().parse().unwrap());
+    config.auth_info = AuthInfo {
+        token: Some(token.to_owned().into()),
+        ..AuthInfo::default()
+    };
+    Client::try_from(config).unwrap()
 }
 
 /// The roles of the manifests.

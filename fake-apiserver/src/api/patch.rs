@@ -87,11 +87,11 @@ impl State {
         let shape = Shape::of(resource);
 
         let Ok(live) = self.live(target) else {
-            if !target.subresource.is_empty() {
-                return Err(ApiError::not_found(resource, &target.name));
-            }
             if !text(&config, "resourceVersion").is_empty() || !text(&config, "uid").is_empty() {
                 return Err(ApiError::stale(resource, &target.name));
+            }
+            if !target.subresource.is_empty() {
+                return Err(ApiError::not_found(resource, &target.name));
             }
             let mut object =
                 patch::apply::apply(&Value::Null, config, &manager, options.force, shape)?;
@@ -99,6 +99,7 @@ impl State {
             let object = self.begin(target, object, |_, _| ())?;
             return self.finish(target, object, options, warnings);
         };
+        check_uid(target, &live, &mut config)?;
         Self::check_version(target, &live, &config, true)?;
         let current = decode::encode(resource, &live);
         let mut object = patch::apply::apply(&current, config, &manager, options.force, shape)?;
@@ -132,6 +133,23 @@ fn restrict(target: &Target, config: &mut Value) {
     } else if target.resource.status {
         map.remove("status");
     }
+}
+
+/// An apply is no precondition on the uid: another one is a change of the object, which is
+/// refused, or, where only the status is written, passed over.
+fn check_uid(target: &Target, live: &Value, config: &mut Value) -> Result<()> {
+    let given = text(config, "uid").to_owned();
+    if given.is_empty() || given == text(live, "uid") {
+        return Ok(());
+    }
+    if target.subresource == "status" {
+        if let Some(metadata) = config["metadata"].as_object_mut() {
+            metadata.remove("uid");
+        }
+        return Ok(());
+    }
+    let error = FieldError::invalid("metadata.uid", &Value::from(given), "field is immutable");
+    Err(ApiError::invalid(&target.resource, &target.name, &[error]))
 }
 
 /// A configuration may hold only part of an object, so its fields are checked, not their

@@ -95,6 +95,65 @@ async fn an_equal_apply_changes_nothing() {
 }
 
 #[tokio::test]
+async fn an_apply_is_bound_to_a_version_and_not_to_a_uid() {
+    let server = server_with_widgets().await;
+    let path = format!("{WIDGETS}/a");
+    let status_path = format!("{path}/status");
+    let created = post(&server, WIDGETS, &widget("a")).await.body;
+    let status = |field: &str, value: &str| {
+        json!({
+            "apiVersion": "example.test/v1",
+            "kind": "Widget",
+            "metadata": {field: value},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        })
+    };
+    // Of another object, and nevertheless written.
+    let written = apply(&server, &status_path, "one", true, &status("uid", "other")).await;
+    assert_eq!(written.status, 200);
+    assert_eq!(written.body["metadata"]["uid"], created["metadata"]["uid"]);
+    let mut other = widget("a");
+    other["metadata"]["uid"] = json!("other");
+    let changed = apply(&server, &path, "one", true, &other).await;
+    refused(&changed, 422, "Invalid");
+    assert!(
+        changed.body["message"]
+            .as_str()
+            .unwrap()
+            .contains("field is immutable")
+    );
+
+    let old = created["metadata"]["resourceVersion"].as_str().unwrap();
+    let stale = apply(
+        &server,
+        &status_path,
+        "one",
+        true,
+        &status("resourceVersion", old),
+    )
+    .await;
+    refused(&stale, 409, "Conflict");
+    let new = written.body["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap();
+    let fresh = apply(
+        &server,
+        &status_path,
+        "one",
+        true,
+        &status("resourceVersion", new),
+    )
+    .await;
+    assert_eq!(fresh.status, 200);
+
+    let nowhere = format!("{WIDGETS}/none/status");
+    for field in ["uid", "resourceVersion"] {
+        let absent = apply(&server, &nowhere, "one", true, &status(field, "1")).await;
+        refused(&absent, 409, "Conflict");
+    }
+}
+
+#[tokio::test]
 async fn conditions_of_two_managers_live_side_by_side() {
     let server = server_with_widgets().await;
     post(&server, WIDGETS, &widget("a")).await;

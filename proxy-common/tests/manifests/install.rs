@@ -210,21 +210,22 @@ fn the_controller_writes_only_what_it_decided() {
     }
     let expected = [
         "cluster: create configmaps ",
-        "cluster: create events ",
         "cluster: create subjectaccessreviews ",
         "cluster: create tokenreviews ",
         "cluster: patch configmaps postern-ca",
-        "cluster: patch connectorclasses/status ",
         "cluster: patch connectors/status ",
-        "cluster: patch events ",
-        "own namespace: create leases ",
         "own namespace: create secrets ",
-        "own namespace: patch leases postern-controller",
-        "own namespace: patch secrets postern-root-ca",
-        "own namespace: update leases postern-controller",
-        "own namespace: update secrets postern-root-ca",
     ];
     assert_eq!(writes, expected.map(str::to_owned).into());
+}
+
+#[test]
+fn the_kubelet_waits_as_long_as_the_controller_may_take() {
+    let pod = controller();
+    let probe = only_container(&pod).liveness_probe.as_ref();
+    let timeout = probe.expect("a probe").timeout_seconds;
+    // It answers after five seconds that its event loop does not.
+    assert!(timeout.is_some_and(|seconds| seconds > 5));
 }
 
 #[test]

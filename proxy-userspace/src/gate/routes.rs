@@ -261,7 +261,7 @@ mod tests {
             credential: None,
             client_authorization: ClientAuthorization::Replace,
             failure_policy: FailurePolicy::Closed,
-            extra_roots: Vec::new(),
+            extra_roots: Arc::default(),
         })
     }
 

@@ -188,7 +188,7 @@ mod tests {
             credential: None,
             client_authorization: ClientAuthorization::Replace,
             failure_policy,
-            extra_roots: Vec::new(),
+            extra_roots: Arc::default(),
         });
         Granted {
             connector,

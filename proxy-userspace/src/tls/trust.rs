@@ -48,7 +48,7 @@ impl UpstreamTls {
     /// Trusts the system's authorities and the Connector's own.
     pub fn new(roots: &Roots, connector: &Connector) -> Result<Self, TlsError> {
         let mut store = RootCertStore::clone(&roots.0);
-        for root in &connector.extra_roots {
+        for root in connector.extra_roots.iter() {
             store
                 .add(root.clone())
                 .map_err(|source| TlsError::ConnectorCa {

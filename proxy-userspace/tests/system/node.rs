@@ -173,7 +173,7 @@ async fn a_connector_with_unusable_authorities_is_refused_unless_it_fails_open()
         let mut granted = pod.connector(1, Scheme::Http, port, "token");
         let mut connector = Arc::try_unwrap(granted.connector).expect("nobody else has it");
         connector.failure_policy = failure_policy;
-        connector.extra_roots = vec![CertificateDer::from_slice(b"no certificate")];
+        connector.extra_roots = vec![CertificateDer::from_slice(b"no certificate")].into();
         granted.connector = Arc::new(connector);
         // Again and again, for as long as it is so.
         for _ in 0..2 {
@@ -239,7 +239,7 @@ async fn connectors_without_a_place_in_the_kernel_work_all_the_same() -> Result<
     let others = (1_u32..=17_000).map(|n| {
         let mut granted = pod.connector(n, Scheme::Http, port, "other");
         let mut connector = Arc::try_unwrap(granted.connector).expect("nobody else has it");
-        connector.extra_roots = Vec::new();
+        connector.extra_roots = Vec::new().into();
         connector.address.host = Ipv4Addr::from_bits(10 << 24 | n).to_string();
         granted.connector = Arc::new(connector);
         granted

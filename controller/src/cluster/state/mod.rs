@@ -12,31 +12,35 @@ use connectors::cluster::References;
 use kube::runtime::watcher::Event;
 use proxy_common::api::{self, ConnectorStatus};
 
-use super::change::{Change, RoleKey, RoleKind, Version};
+use super::change::{Change, RoleKey, RoleKind, Seen, Version};
 use super::queue::{Job, Queue, Urgency};
 use super::relist::Relist;
 use crate::grants::{Pod, Review};
+use crate::kubernetes::ObjectVersion;
 use crate::model::{Effects, Key, Model};
 use crate::nodes::Nodes;
 use crate::snapshot::{NoRandomness, NodeState};
 
-pub(super) use traffic::{Answer, Call, Retry};
+pub(super) use traffic::{Answer, Call, Failed};
 
-/// How often a review may fail before nodes are told what there is without it.
+/// How often a request may fail before nodes are told what there is without its answer.
 const PATIENCE: u32 = 5;
 
 /// A status on its way to the API server.
 #[derive(Debug)]
 struct Write {
-    uid: String,
+    /// What it was worked out from.
+    version: ObjectVersion,
     status: ConnectorStatus,
-    /// The request with this very status is under way.
+    /// The request with this very status was sent.
     sent: bool,
+    /// The object was another one by then: the watch will show it.
+    stale: bool,
 }
 
 /// Whose answers a change of roles may change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Scope {
+pub(super) enum Scope {
     Cluster,
     Namespace(String),
 }
@@ -54,13 +58,19 @@ pub(super) struct State {
     /// Which version of a Secret was known when the request was sent that is under way.
     fetching: BTreeMap<Key, Version>,
     writes: BTreeMap<Key, Write>,
+    /// What was written a short while ago. If somebody else undoes that, it is not written
+    /// again at once: another version of the controller may think that it is right.
+    recent: BTreeMap<Key, Write>,
+    /// Whose statuses were written since that was asked for.
+    written: Vec<Key>,
     /// Nodes to evaluate.
     dirty: BTreeSet<String>,
     /// States that nobody may see yet; `None` once everybody may.
     withheld: Option<BTreeMap<String, Arc<NodeState>>>,
-    /// What to ask about once more, when every API server has taken over the change.
-    recheck: BTreeSet<Scope>,
-    role_changes: u64,
+    /// Secrets that the controller may not read: trying again does not help by itself.
+    denied: BTreeSet<Key>,
+    /// Whose roles changed since that was asked for.
+    changed_roles: BTreeSet<Scope>,
 }
 
 impl State {
@@ -77,10 +87,12 @@ impl State {
             queue: Queue::default(),
             fetching: BTreeMap::new(),
             writes: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            written: Vec::new(),
             dirty: BTreeSet::new(),
             withheld: Some(BTreeMap::new()),
-            recheck: BTreeSet::new(),
-            role_changes: 0,
+            denied: BTreeSet::new(),
+            changed_roles: BTreeSet::new(),
         })
     }
 
@@ -105,20 +117,27 @@ impl State {
         }
     }
 
-    fn connector(&mut self, event: Event<(Key, Option<Box<api::Connector>>)>, now: &str) {
+    fn connector(&mut self, event: Event<(Key, Seen)>, now: &str) {
         match event {
             Event::Init => self.connectors.begin(),
-            Event::InitApply((key, Some(object))) | Event::Apply((key, Some(object))) => {
+            Event::InitApply((key, seen)) | Event::Apply((key, seen)) => {
                 self.connectors.apply(key.clone(), ());
-                self.upsert_connector(&key, *object, now);
+                let object = *seen.object;
+                match seen.fault {
+                    None => self.upsert_connector(&key, object, now),
+                    Some(fault) => {
+                        let effects = self.model.upsert_unreadable(object, fault, now);
+                        self.follow_connector(&key, effects);
+                    }
+                }
             }
-            Event::InitApply((key, None)) | Event::Apply((key, None)) | Event::Delete((key, _)) => {
+            Event::Delete((key, _)) => {
                 self.connectors.remove(&key);
-                self.remove_connector(&key);
+                self.remove_connector(&key, now);
             }
             Event::InitDone => {
                 for (key, ()) in self.connectors.finish() {
-                    self.remove_connector(&key);
+                    self.remove_connector(&key, now);
                 }
             }
         }
@@ -139,18 +158,22 @@ impl State {
             }
         }
         let effects = self.model.upsert_connector(object, now);
-        if !effects.statuses.contains_key(key) {
-            // It says what it should, or what it should say is not known yet.
-            self.forget_write(key);
-        }
-        self.follow(effects);
+        self.follow_connector(key, effects);
         for secret in secrets {
             self.look_at_secret(secret, now);
         }
     }
 
-    fn remove_connector(&mut self, key: &Key) {
-        let effects = self.model.remove_connector(key);
+    fn follow_connector(&mut self, key: &Key, effects: Effects) {
+        if !effects.statuses.contains_key(key) {
+            // It says what it should, or what it should say is not known yet.
+            self.forget_write(key);
+        }
+        self.follow(effects);
+    }
+
+    fn remove_connector(&mut self, key: &Key, now: &str) {
+        let effects = self.model.remove_connector(key, now);
         self.forget_write(key);
         self.follow(effects);
     }
@@ -261,10 +284,9 @@ impl State {
             Event::InitDone => relist.finish().into_iter().map(|(key, _)| key).collect(),
         };
         for (namespace, _) in changed.into_iter().filter(|_| counts) {
-            self.role_changes += 1;
             let scope = namespace.map_or(Scope::Cluster, Scope::Namespace);
             self.ask_again(&scope);
-            self.recheck.insert(scope);
+            self.changed_roles.insert(scope);
         }
     }
 
@@ -282,19 +304,20 @@ impl State {
             .cloned()
             .collect();
         for review in reviews {
-            self.queue.push(Job::Ask(review), Urgency::Normal);
+            self.queue.push(Job::Ask(review), Urgency::Again);
         }
     }
 
-    /// How often roles changed; each change wants a [`Self::recheck`] some time later.
-    pub(super) fn role_changes(&self) -> u64 {
-        self.role_changes
+    /// Whose roles changed since this was called; each change wants a [`Self::recheck`] some
+    /// time later.
+    pub(super) fn take_changed_roles(&mut self) -> BTreeSet<Scope> {
+        std::mem::take(&mut self.changed_roles)
     }
 
     /// Asks once more about the roles that changed: the API server that answered may not have
     /// heard of the change when it was asked at once.
-    pub(super) fn recheck(&mut self) {
-        for scope in std::mem::take(&mut self.recheck) {
+    pub(super) fn recheck(&mut self, scopes: BTreeSet<Scope>) {
+        for scope in scopes {
             self.ask_again(&scope);
         }
     }
@@ -326,22 +349,43 @@ impl State {
     fn follow(&mut self, mut effects: Effects) {
         self.dirty.append(&mut effects.nodes);
         for (key, status) in effects.statuses {
-            let Some(uid) = self.model.connector_uid(&key) else {
+            let Some(version) = self.model.connector_version(&key) else {
                 continue;
             };
             let write = Write {
-                uid: uid.to_owned(),
+                version,
                 status,
                 sent: false,
+                stale: false,
             };
-            if self
-                .writes
-                .get(&key)
-                .is_some_and(|it| it.says_the_same(&write))
-            {
+            let waiting = self.writes.get(&key);
+            if waiting.is_some_and(|it| it.version == write.version && it.says_the_same(&write)) {
                 continue;
             }
-            self.writes.insert(key.clone(), write);
+            let job = Job::Write(key.clone());
+            if waiting.is_some_and(|it| it.stale) {
+                // What it waits for has come.
+                self.queue.cancel(&job);
+            }
+            let recent = self.recent.get(&key);
+            let was_undone = recent.is_some_and(|it| it.says_the_same(&write));
+            self.writes.insert(key, write);
+            if !was_undone {
+                self.queue.push(job, Urgency::Normal);
+            }
+        }
+    }
+
+    /// Whose statuses were written since this was called; each wants a [`Self::rested`] some
+    /// time later.
+    pub(super) fn take_written(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.written)
+    }
+
+    /// It is a while ago that a status was written: what was held back since goes out.
+    pub(super) fn rested(&mut self, key: Key) {
+        self.recent.remove(&key);
+        if self.writes.get(&key).is_some_and(|it| !it.sent) {
             self.queue.push(Job::Write(key), Urgency::Normal);
         }
     }
@@ -384,11 +428,15 @@ impl State {
             && self.roles.values().all(Relist::is_filled)
     }
 
-    /// Whether all is known that nodes depend on, or was asked for in vain.
+    /// Whether all is known that nodes depend on, or was asked for in vain. What is known and
+    /// looked at again holds nobody up: somewhere roles and Secrets change all the time.
     fn is_settled(&self) -> bool {
         self.queue.unsettled().all(|(job, failures)| match job {
-            Job::Fetch(_) => failures > 0,
-            Job::Ask(_) => failures >= PATIENCE,
+            _ if failures >= PATIENCE => true,
+            Job::Fetch(key) => {
+                self.denied.contains(key) || self.model.secret_version(key).is_some()
+            }
+            Job::Ask(review) => self.model.has_answer(review),
             Job::Write(_) => true,
         })
     }
@@ -419,6 +467,6 @@ impl Write {
             }
             status
         };
-        self.uid == other.uid && timeless(&self.status) == timeless(&other.status)
+        self.version.uid == other.version.uid && timeless(&self.status) == timeless(&other.status)
     }
 }

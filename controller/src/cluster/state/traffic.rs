@@ -8,6 +8,7 @@ use super::super::failure::Failure;
 use super::super::queue::{Job, Urgency};
 use super::State;
 use crate::grants::Review;
+use crate::kubernetes::ObjectVersion;
 use crate::model::{HeldSecret, Key};
 
 /// A request to the API server.
@@ -17,8 +18,8 @@ pub(in super::super) enum Call {
     Fetch(Key),
     /// Ask a review.
     Ask(Review),
-    /// Write the status of the Connector with this uid.
-    Write(Key, String, ConnectorStatus),
+    /// Write the status of a Connector that is in this state.
+    Write(Key, ObjectVersion, Box<ConnectorStatus>),
 }
 
 /// What came of a request.
@@ -28,15 +29,16 @@ pub(in super::super) enum Answer {
     Fetched(Key, Result<Option<HeldSecret>, Failure>),
     /// Of a review.
     Asked(Review, Result<bool, Failure>),
-    /// Of a status.
-    Written(Key, Result<(), Failure>),
+    /// Of a status; the state of the Connector after it.
+    Written(Key, Result<ObjectVersion, Failure>),
 }
 
-/// A job to do again later.
+/// A job that failed.
 #[derive(Debug, PartialEq)]
-pub(in super::super) struct Retry {
+pub(in super::super) struct Failed {
     pub(in super::super) job: Job,
-    pub(in super::super) after: Duration,
+    /// When to do it again; `None` if that would not help.
+    pub(in super::super) after: Option<Duration>,
     /// How often it failed, and why.
     pub(in super::super) failures: u32,
     pub(in super::super) failure: Failure,
@@ -54,7 +56,8 @@ impl State {
                 Job::Ask(review) => Some(Call::Ask(review.clone())),
                 Job::Write(key) => self.writes.get_mut(key).map(|write| {
                     write.sent = true;
-                    Call::Write(key.clone(), write.uid.clone(), write.status.clone())
+                    let status = Box::new(write.status.clone());
+                    Call::Write(key.clone(), write.version.clone(), status)
                 }),
             };
             if call.is_some() {
@@ -88,9 +91,10 @@ impl State {
     }
 
     /// Takes over what came of a request.
-    pub(in super::super) fn answer(&mut self, answer: Answer, now: &str) -> Option<Retry> {
+    pub(in super::super) fn answer(&mut self, answer: Answer, now: &str) -> Option<Failed> {
         match answer {
             Answer::Fetched(key, Ok(secret)) => {
+                self.denied.remove(&key);
                 self.queue.finish(&Job::Fetch(key.clone()));
                 self.fetched(key, secret, now);
                 None
@@ -98,6 +102,11 @@ impl State {
             Answer::Fetched(key, Err(failure)) => {
                 self.fetching.remove(&key);
                 let wanted = self.model.wants_secret(&key) && self.secrets.get(&key).is_some();
+                if wanted && matches!(failure, Failure::Forbidden(_) | Failure::NotFound) {
+                    self.denied.insert(key.clone());
+                } else {
+                    self.denied.remove(&key);
+                }
                 self.failed(Job::Fetch(key), Urgency::Urgent, failure, wanted)
             }
             Answer::Asked(review, Ok(allowed)) => {
@@ -109,38 +118,74 @@ impl State {
             Answer::Asked(review, Err(failure)) => {
                 let wanted = self.model.needs_review(&review);
                 let urgency = if self.model.has_answer(&review) {
-                    Urgency::Normal
+                    Urgency::Again
                 } else {
                     Urgency::Urgent
                 };
                 self.failed(Job::Ask(review), urgency, failure, wanted)
             }
-            Answer::Written(key, Ok(())) => {
+            Answer::Written(key, Ok(version)) => {
                 self.queue.finish(&Job::Write(key.clone()));
-                if self.writes.get(&key).is_some_and(|write| write.sent) {
-                    self.writes.remove(&key);
-                }
+                self.wrote(key, version);
                 None
             }
-            Answer::Written(key, Err(failure)) => {
-                let uid = self.model.connector_uid(&key);
-                // An object that is gone needs none, and its successor gets one of its own.
-                let wanted = failure != Failure::NotFound
-                    && self
-                        .writes
-                        .get(&key)
-                        .is_some_and(|it| Some(&*it.uid) == uid);
-                if !wanted {
-                    self.writes.remove(&key);
-                }
-                self.failed(Job::Write(key), Urgency::Normal, failure, wanted)
-            }
+            Answer::Written(key, Err(failure)) => self.not_written(&key, failure),
         }
+    }
+
+    fn wrote(&mut self, key: Key, version: ObjectVersion) {
+        if self.writes.get(&key).is_some_and(|write| write.sent)
+            && let Some(write) = self.writes.remove(&key)
+        {
+            self.model.wrote_status(&key, &write.version, version);
+            self.recent.insert(key.clone(), write);
+            self.written.push(key);
+        }
+    }
+
+    fn not_written(&mut self, key: &Key, failure: Failure) -> Option<Failed> {
+        let job = Job::Write(key.clone());
+        let version = self.model.connector_version(key);
+        let write = self.writes.get_mut(key);
+        // An object that is gone needs none, and its successor gets one of its own.
+        let wanted = write.filter(|write| {
+            let uid = version.as_ref().map(|it| &it.uid);
+            failure != Failure::NotFound && Some(&write.version.uid) == uid
+        });
+        let Some(write) = wanted else {
+            self.writes.remove(key);
+            return self.failed(job, Urgency::Normal, failure, false);
+        };
+        if failure == Failure::Conflict {
+            if !write.sent {
+                // Another one was worked out meanwhile, which is next.
+                self.queue.finish(&job);
+                return None;
+            }
+            write.stale = true;
+        }
+        if failure.is_of_the_object() {
+            // The same again would fail again. It stays known as sent, so that only another
+            // state of the object leads to another attempt.
+            self.queue.finish(&job);
+            return Some(Failed {
+                job,
+                after: None,
+                failures: 1,
+                failure,
+            });
+        }
+        self.failed(job, Urgency::Normal, failure, true)
     }
 
     fn fetched(&mut self, key: Key, secret: Option<HeldSecret>, now: &str) {
         let asked = self.fetching.remove(&key);
         let Some(secret) = secret else {
+            if self.secrets.get(&key) != asked.as_ref() {
+                // The watch has shown another one since, which is read next, or that there is
+                // none, which was taken over.
+                return;
+            }
             // The watch will show whether there is another one.
             let effects = self.model.remove_secret(&key, now);
             return self.follow(effects);
@@ -166,21 +211,21 @@ impl State {
         urgency: Urgency,
         failure: Failure,
         wanted: bool,
-    ) -> Option<Retry> {
+    ) -> Option<Failed> {
         if !wanted {
             self.queue.finish(&job);
             return None;
         }
         let (failures, after) = self.queue.fail(&job, urgency);
-        Some(Retry {
+        Some(Failed {
             job,
-            after,
+            after: Some(after),
             failures,
             failure,
         })
     }
 
-    /// The time of a [`Retry`] has come.
+    /// The time of a [`Failed`] job has come.
     pub(in super::super) fn retry(&mut self, job: Job) {
         self.queue.retry(job);
     }

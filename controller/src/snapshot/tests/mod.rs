@@ -1,5 +1,6 @@
 //! From objects to messages.
 
+mod budget;
 mod catalog;
 mod messages;
 mod sequence;

@@ -141,7 +141,7 @@ pub(super) fn connector(credential: Option<Credential>) -> Arc<Connector> {
         credential,
         client_authorization: ClientAuthorization::Replace,
         failure_policy: FailurePolicy::Closed,
-        extra_roots: Vec::new(),
+        extra_roots: Arc::default(),
     })
 }
 

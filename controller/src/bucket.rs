@@ -1,17 +1,18 @@
-//! The rate of requests to the API server: a token bucket.
+//! A token bucket: a rate, and how much may come at once.
 //!
-//! It is asked when a request is chosen, not by the request itself: what waits stays in the
-//! queue, where something urgent can overtake it. That is why it is neither a layer of the
+//! It is asked and does not wait: a job that gets no token stays where something urgent can
+//! overtake it, and a caller is told to come back. That is why it is neither a layer of the
 //! client nor a limiter that callers wait in.
 
 use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// A token bucket.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     /// The time between two tokens.
     interval: Duration,
     /// How far the bucket can be ahead: the time that a full one takes to fill.
@@ -22,7 +23,7 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// A full one: `burst` requests at once, `rate` per second in the long run.
-    pub(super) fn new(rate: NonZeroU32, burst: NonZeroU32, now: Instant) -> Self {
+    pub(crate) fn new(rate: NonZeroU32, burst: NonZeroU32, now: Instant) -> Self {
         let interval = Duration::from_secs(1) / rate.get();
         Self {
             interval,
@@ -32,7 +33,7 @@ impl Bucket {
     }
 
     /// Takes a token, or says when there will be one.
-    pub(super) fn take(&mut self, now: Instant) -> Result<(), Instant> {
+    pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
         let full_at = self.full_at.max(now) + self.interval;
         let available = full_at.checked_sub(self.depth).unwrap_or(now);
         if available > now {
@@ -40,6 +41,24 @@ impl Bucket {
         }
         self.full_at = full_at;
         Ok(())
+    }
+}
+
+/// One that several threads take from.
+#[derive(Debug)]
+pub(crate) struct SharedBucket(Mutex<Bucket>);
+
+impl SharedBucket {
+    /// A full one.
+    pub(crate) fn new(rate: NonZeroU32, burst: NonZeroU32) -> Self {
+        Self(Mutex::new(Bucket::new(rate, burst, Instant::now())))
+    }
+
+    /// Takes a token if there is one.
+    pub(crate) fn take(&self) -> bool {
+        // Nothing panics while it holds the lock.
+        let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.take(Instant::now()).is_ok()
     }
 }
 
