@@ -129,9 +129,11 @@ fn perform(task: &Task) -> Result<()> {
             setup::perform(&workspace)?;
             lint::perform(&workspace)
         }
-        // Without the set-up: it needs nothing but cargo and a C++ compiler.
-        Task::Fuzz { target, cases } => fuzz::perform(&workspace, target, *cases),
-        // The same.
+        Task::Fuzz { target, cases } => {
+            setup::perform(&workspace)?;
+            fuzz::perform(&workspace, target, *cases)
+        }
+        // Without the set-up: it needs nothing but cargo.
         Task::Manifests { check } => manifests::perform(&workspace, *check),
         Task::Test { arguments } => {
             test::require_root("test")?;
