@@ -16,6 +16,14 @@ pub const MAX_DESTINATIONS: usize = 65_536;
 pub const MAX_CREDENTIALS: usize = 16_384;
 /// Most entries of `FLOWS`; the least recently used one gives way.
 pub const MAX_FLOWS: usize = 65_536;
+/// Most entries of `HOSTNAMES`.
+pub const MAX_HOSTNAMES: usize = 65_536;
+/// Most entries of `LEARNED`, shared out among the workloads: see [`Budget::limit`].
+pub const MAX_LEARNED: usize = 65_536;
+/// Most addresses that one workload can learn, however few workloads there are.
+pub const LEARNED_PER_WORKLOAD: usize = 256;
+/// Names that one address can have been learned for.
+pub const NAMES_PER_ADDRESS: usize = 4;
 /// Ports that one [`Destination`] can hold.
 pub const PORTS_PER_DESTINATION: usize = 4;
 /// Cgroup levels at which a workload may live.
@@ -66,6 +74,56 @@ pub struct Destination {
 
 /// While Postern does not answer, the destination is dialled directly instead of refused.
 pub const DESTINATION_FAIL_OPEN: u32 = 1;
+
+/// Key of `HOSTNAMES`, whose values are [`Destination`]s: what the policy wants of any address
+/// that a workload was told for the host.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HostnameKey {
+    /// [Hash](crate::dns::hash) of the host; never 0.
+    pub name: u64,
+    /// Policy of the workload.
+    pub policy: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Key of `LEARNED`. What one workload was told counts for no other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LearnedKey {
+    /// Cgroup id of the workload.
+    pub workload: u64,
+    /// Address that a DNS answer gave it.
+    pub addr: [u8; 16],
+}
+
+/// Value of `LEARNED`. It leads to `HOSTNAMES` instead of repeating what is there: a grant that
+/// changes holds for what was learned before.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Learned {
+    /// [`HostnameKey::name`]s that the address was given for, the latest first; 0 is an empty
+    /// place.
+    pub names: [u64; NAMES_PER_ADDRESS],
+    /// `CLOCK_MONOTONIC` in nanoseconds when it was last told or dialled.
+    pub seen_ns: u64,
+}
+
+/// Value of `BUDGETS`, whose key is [`WorkloadKey`]: how much of `LEARNED` is a workload's.
+///
+/// An LRU map would let a workload that floods itself with made-up answers push out what others
+/// learned. With a share of its own, it can only use up that.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Entries that it has: counted by the kernel, corrected by the agent. 64 bits, as atomic
+    /// additions of the kernel programs are.
+    pub used: u64,
+    /// Entries that it may have. The agent keeps the sum for all workloads at or below
+    /// [`MAX_LEARNED`].
+    pub limit: u64,
+}
 
 /// Key of `CREDENTIALS`.
 #[repr(C)]
@@ -173,6 +231,14 @@ pub struct Stats {
     pub flows: u64,
     /// Flows that could not be published; the listener resets such connections.
     pub flows_lost: u64,
+    /// DNS answers that enrolled workloads received over UDP.
+    pub dns_answers: u64,
+    /// Of these: not about a Connector's host, or of no use.
+    pub dns_ignored: u64,
+    /// Addresses learned from the others.
+    pub learned: u64,
+    /// Addresses not learned: the workload has learned as many as it may.
+    pub learned_full: u64,
 }
 
 #[cfg(feature = "std")]
@@ -181,7 +247,8 @@ impl std::fmt::Display for Stats {
         write!(
             f,
             "connects={} untouched={} redirected={} bypassed={} refused_cred={} \
-             refused_stale={} refused_sock={} refused_mem={} flows={} flows_lost={}",
+             refused_stale={} refused_sock={} refused_mem={} flows={} flows_lost={} \
+             dns_answers={} dns_ignored={} learned={} learned_full={}",
             self.connects,
             self.untouched,
             self.redirected,
@@ -192,6 +259,10 @@ impl std::fmt::Display for Stats {
             self.refused_mem,
             self.flows,
             self.flows_lost,
+            self.dns_answers,
+            self.dns_ignored,
+            self.learned,
+            self.learned_full,
         )
     }
 }
@@ -208,12 +279,16 @@ no_padding! {
     Workload = 4 | 2 | 2;
     DestinationKey = 4 | 16;
     Destination = 4 | 4 | 8;
+    HostnameKey = 8 | 4 | 4;
+    LearnedKey = 8 | 16;
+    Learned = 32 | 8;
+    Budget = 8 | 8;
     CredentialKey = 4;
     Credential = 8 | 8 | 8 | 4 | 4;
     Origin = 8 | 16 | 4 | 2 | 2;
     FlowKey = 8 | 16 | 2 | 6;
     Config = 8 | 8 | 4 | 4 | 8 | 8;
-    Stats = 80;
+    Stats = 112;
 }
 
 #[cfg(feature = "aya")]
@@ -221,8 +296,8 @@ mod pod {
     #![expect(unsafe_code, reason = "aya reads and writes map values as bytes")]
 
     use super::{
-        Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey, Origin, Stats,
-        Workload, WorkloadKey,
+        Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey,
+        HostnameKey, Learned, LearnedKey, Origin, Stats, Workload, WorkloadKey,
     };
 
     macro_rules! pod {
@@ -236,12 +311,16 @@ mod pod {
     }
 
     pod!(
+        Budget,
         Config,
         Credential,
         CredentialKey,
         Destination,
         DestinationKey,
         FlowKey,
+        HostnameKey,
+        Learned,
+        LearnedKey,
         Origin,
         Stats,
         Workload,

@@ -10,12 +10,13 @@ use aya_ebpf::{
 };
 use proxy_common::maps::{
     CREDENTIAL_BYPASS, CREDENTIAL_USABLE, Config, CredentialKey, DESTINATION_FAIL_OPEN,
-    Destination, DestinationKey, Origin, Workload, WorkloadKey,
+    Destination, DestinationKey, HostnameKey, LearnedKey, Origin, Workload,
 };
 
 use crate::{
     addr::Addr,
-    maps::{CONFIG, CREDENTIALS, DESTINATIONS, ORIGINS, WORKLOADS, count, socket},
+    maps::{CONFIG, CREDENTIALS, DESTINATIONS, HOSTNAMES, LEARNED, ORIGINS, count, socket},
+    workload,
 };
 
 const SOCK_STREAM: u32 = 1;
@@ -96,22 +97,16 @@ unsafe fn decide(ctx: *mut bpf_sock_addr, addr: Addr) -> Verdict {
     let Some(config) = CONFIG.get(0) else {
         return Verdict::LeaveAlone;
     };
-    let Some((cgroup_id, workload)) = calling_workload(config) else {
+    // SAFETY: no argument to get wrong.
+    let ancestor = |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+    let Some((cgroup_id, workload)) = workload::find(config, ancestor) else {
         return Verdict::LeaveAlone;
     };
     count!(connects);
 
-    let key = DestinationKey {
-        policy: workload.policy,
-        addr: addr.bytes(),
-    };
-    // SAFETY: the reference is copied before anything can change the map entry.
-    let destination = match unsafe { DESTINATIONS.get(key) } {
-        Some(found) if wants(found, port) => *found,
-        _ => {
-            count!(untouched);
-            return Verdict::LeaveAlone;
-        }
+    let Some(destination) = wanted(cgroup_id, &workload, addr.bytes(), port) else {
+        count!(untouched);
+        return Verdict::LeaveAlone;
     };
 
     match credential_state(destination.connector) {
@@ -169,25 +164,57 @@ unsafe fn decide(ctx: *mut bpf_sock_addr, addr: Addr) -> Verdict {
     Verdict::Redirect { port: via_port }
 }
 
-/// Finds the enrolled workload among the caller's cgroups, so that cgroups nested below the
-/// workload's own count as the workload.
+/// What the policy wants of an address and port: by the address, and by the names that the
+/// workload was told the address for. Several Connectors are the proxy's to tell apart.
 #[inline(always)]
-fn calling_workload(config: &Config) -> Option<(u64, Workload)> {
-    for level in config.levels {
-        if level == 0 {
+fn wanted(cgroup_id: u64, workload: &Workload, addr: [u8; 16], port: u16) -> Option<Destination> {
+    let policy = workload.policy;
+    // SAFETY: copied before anything can change the map entry.
+    let by_address = unsafe { DESTINATIONS.get(DestinationKey { policy, addr }) }.copied();
+    let mut wanted = by_address.filter(|found| wants(found, port));
+    let key = LearnedKey {
+        workload: cgroup_id,
+        addr,
+    };
+    let Some(learned) = LEARNED.get_ptr_mut(key) else {
+        return wanted;
+    };
+    // SAFETY: an entry of this workload, read word by word.
+    for name in unsafe { (*learned).names } {
+        if name == 0 {
             break;
         }
-        // SAFETY: no argument to get wrong; 0 when the caller lives higher up.
-        let cgroup_id = unsafe { bpf_get_current_ancestor_cgroup_id(i32::from(level)) };
-        if cgroup_id == 0 {
-            break;
-        }
-        // SAFETY: copied at once.
-        if let Some(workload) = unsafe { WORKLOADS.get(WorkloadKey { cgroup_id }) } {
-            return Some((cgroup_id, *workload));
+        let key = HostnameKey {
+            name,
+            policy,
+            pad: 0,
+        };
+        // SAFETY: copied before anything can change the map entry.
+        let by_name = unsafe { HOSTNAMES.get(key) }.copied();
+        if let Some(found) = by_name.filter(|found| wants(found, port)) {
+            wanted = Some(wanted.map_or(found, |wanted| both(&wanted, &found)));
         }
     }
-    None
+    if wanted.is_some() {
+        // What is dialled is not forgotten, however long ago it was resolved.
+        // SAFETY: an aligned field of an entry; takes no argument.
+        unsafe { (*learned).seen_ns = bpf_ktime_get_ns() };
+    }
+    wanted
+}
+
+#[inline(always)]
+fn both(a: &Destination, b: &Destination) -> Destination {
+    Destination {
+        connector: if a.connector == b.connector {
+            a.connector
+        } else {
+            0
+        },
+        // Fail-open if both are.
+        flags: a.flags & b.flags,
+        ports: a.ports,
+    }
 }
 
 #[inline(always)]

@@ -3,9 +3,11 @@
 //!
 //! One connection meets them in this order: [`connect`] decides and rewrites, [`flows`]
 //! publishes where the connection wanted to go, [`getpeername`] shows the application the
-//! address that it dialled.
+//! address that it dialled. Before all of them, [`dns`] may have learned the address.
 #![no_std]
 #![no_main]
+// An atomic addition has to be written in assembler; aya-ebpf needs the feature as well.
+#![feature(asm_experimental_arch)]
 #![expect(
     unsafe_code,
     reason = "kernel helpers and contexts are raw pointers that the verifier checks"
@@ -25,9 +27,11 @@
 
 mod addr;
 mod connect;
+mod dns;
 mod flows;
 mod getpeername;
 mod maps;
+mod workload;
 
 /// Licence of the object, as the kernel asks for it: GPL-only helpers are in use, and the
 /// GPL is one of the two licences of this crate.

@@ -7,9 +7,12 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use proxy_common::maps::{
-    Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey, MAX_CREDENTIALS,
-    MAX_DESTINATIONS, MAX_FLOWS, MAX_WORKLOADS, Origin, Stats, Workload, WorkloadKey,
+    Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey, HostnameKey,
+    Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS, MAX_HOSTNAMES, MAX_LEARNED,
+    MAX_WORKLOADS, Origin, Stats, Workload, WorkloadKey,
 };
+
+use crate::dns::Scratch;
 
 /// Enrolled workloads by the id of their cgroup.
 #[btf_map]
@@ -19,6 +22,23 @@ pub(crate) static WORKLOADS: HashMap<WorkloadKey, Workload, MAX_WORKLOADS> = Has
 #[btf_map]
 pub(crate) static DESTINATIONS: HashMap<DestinationKey, Destination, MAX_DESTINATIONS> =
     HashMap::new();
+
+/// What each policy wants redirected of the addresses that a host may have.
+#[btf_map]
+pub(crate) static HOSTNAMES: HashMap<HostnameKey, Destination, MAX_HOSTNAMES> = HashMap::new();
+
+/// Addresses that workloads were told for these hosts. Not an LRU map: nobody's entries give
+/// way to somebody else's.
+#[btf_map]
+pub(crate) static LEARNED: HashMap<LearnedKey, Learned, MAX_LEARNED> = HashMap::new();
+
+/// How many of these each workload may have.
+#[btf_map]
+pub(crate) static BUDGETS: HashMap<WorkloadKey, Budget, MAX_WORKLOADS> = HashMap::new();
+
+/// Room to look at a DNS answer.
+#[btf_map]
+pub(crate) static DNS_SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 /// Whether a Connector's credential can be used; never the secret.
 #[btf_map]

@@ -22,6 +22,13 @@ pub const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 pub const RESOLVE_BACK_OFF: Duration = Duration::from_mins(1);
 /// How long an address that a name resolved to stays redirected after it was last seen.
 pub const ADDRESS_LIFE: Duration = Duration::from_mins(10);
+/// How often Postern looks whether workloads have learned as many addresses as they may.
+pub const LEARNED_WATCH: Duration = Duration::from_secs(2);
+/// How often it looks for learned addresses that are old.
+pub const LEARNED_SWEEP: Duration = Duration::from_mins(10);
+/// How long an address that a workload learned stays redirected after it was last told or
+/// dialled; long, because some programs resolve a name but once.
+pub const LEARNED_LIFE: Duration = Duration::from_hours(24);
 /// Most names whose addresses are remembered, but for those of granted Connectors.
 pub const NAMES: usize = 4_096;
 /// Most addresses kept for one name.

@@ -13,6 +13,7 @@ use crate::workspace::Workspace;
 mod build;
 mod cluster;
 mod demo;
+mod fuzz;
 mod lint;
 mod manifests;
 mod run;
@@ -57,6 +58,14 @@ enum Task {
     },
     /// Check format, style and dependencies
     Lint,
+    /// Feed a parser made-up input, looking for any that it does not survive
+    Fuzz {
+        /// Which one: a folder of fuzz/corpus
+        target: String,
+        /// How many inputs
+        #[arg(long, default_value_t = 10_000_000)]
+        cases: u64,
+    },
     /// Write the manifests that are made from code
     Manifests {
         /// Change nothing, and fail if something would change
@@ -119,6 +128,10 @@ fn perform(task: &Task) -> Result<()> {
         Task::Lint => {
             setup::perform(&workspace)?;
             lint::perform(&workspace)
+        }
+        Task::Fuzz { target, cases } => {
+            setup::perform(&workspace)?;
+            fuzz::perform(&workspace, target, *cases)
         }
         // Without the set-up: it needs nothing but cargo.
         Task::Manifests { check } => manifests::perform(&workspace, *check),

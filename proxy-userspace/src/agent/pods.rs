@@ -208,7 +208,7 @@ impl Seen {
                 name: format!("{}/{}", pod.namespace, pod.name),
                 policy,
             };
-            node.enrol(workload, netns)?;
+            node.enrol(workload, netns, &self.cgroup.path)?;
             tracing::info!(
                 pod = %format_args!("{}/{}", pod.namespace, pod.name),
                 policy = policy.0,

@@ -84,6 +84,12 @@ pub enum DatapathError {
         /// What the kernel answered.
         source: io::Error,
     },
+    /// A workload's cgroup was removed and made again.
+    #[error("{} is not the cgroup of the workload any more", path.display())]
+    OtherCgroup {
+        /// Where the workload's cgroup was.
+        path: PathBuf,
+    },
     /// The agent that is to be replaced does not give way.
     #[error(
         "the agent that holds {} did not give way: it is stuck, or not this version's; end it, \

@@ -6,8 +6,8 @@ use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapError},
     programs::{
-        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, ProgramType, SockOps,
-        links::FdLink,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError,
+        ProgramType, SockOps, links::FdLink,
     },
     sys::{BpfHelper, is_helper_supported},
 };
@@ -16,14 +16,20 @@ use super::{DatapathError, Pins};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern.bpf.o"));
 
-/// Every program, and since when kernels have its hook.
-const PROGRAMS: [(&str, &str); 5] = [
+/// A program, and since when kernels have its hook.
+type Hook = (&'static str, &'static str);
+
+/// What a cgroup above all workloads gets.
+pub(super) const PROGRAMS: [Hook; 5] = [
     ("connect4", "5.8"),
     ("connect6", "5.8"),
     ("flows", "5.8"),
     ("getpeername4", "5.8"),
     ("getpeername6", "5.8"),
 ];
+
+/// What the cgroup of a workload gets: it runs for each packet, so not for those of others.
+pub(super) const LEARNERS: [Hook; 1] = [("dns_ingress", "5.8")];
 
 /// Creates the maps, or uses those that are pinned, and has every program verified.
 pub(super) fn object(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
@@ -38,9 +44,10 @@ pub(super) fn object(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
         loader.map_pin_path(name, path);
     }
     let mut ebpf = loader.load(OBJECT).map_err(DatapathError::load)?;
-    for (name, since) in PROGRAMS {
+    for (name, since) in PROGRAMS.into_iter().chain(LEARNERS) {
         let failed = |source| DatapathError::program(name, since, source);
         match program(&mut ebpf, name)? {
+            Program::CgroupSkb(program) => program.load().map_err(failed)?,
             Program::CgroupSockAddr(program) => program.load().map_err(failed)?,
             Program::SockOps(program) => program.load().map_err(failed)?,
             _ => return Err(DatapathError::Object { name }),
@@ -68,18 +75,29 @@ pub(super) fn attach(ebpf: &mut Ebpf, cgroup: BorrowedFd<'_>) -> Result<(), Data
     Ok(())
 }
 
-/// Attaches all programs so that they stay when this process goes, in the place of those
+/// Attaches what learns to the cgroup of a workload, for as long as the link is there.
+pub(super) fn attach_learner(
+    ebpf: &mut Ebpf,
+    cgroup: BorrowedFd<'_>,
+) -> Result<FdLink, DatapathError> {
+    let [(name, since)] = LEARNERS;
+    let failed = |source: ProgramError| DatapathError::program(name, since, source);
+    link(program(ebpf, name)?, name, cgroup, failed)
+}
+
+/// Attaches programs so that they stay when this process goes, in the place of those
 /// that an earlier agent attached; after an error everything is as it was.
 ///
 /// For a moment both are attached. They share their maps, and the later one leaves alone what
 /// the earlier one has redirected: the listener is no Connector's address.
 pub(super) fn attach_pinned(
     ebpf: &mut Ebpf,
+    programs: &[Hook],
     cgroup: BorrowedFd<'_>,
     id: u64,
     pins: &Pins,
 ) -> Result<(), DatapathError> {
-    let attached = PROGRAMS.iter().try_for_each(|&(name, since)| {
+    let attached = programs.iter().try_for_each(|&(name, since)| {
         let path = pins.new_link(name, id);
         // Of an attempt that was not finished.
         let _ = fs::remove_file(&path);
@@ -90,13 +108,13 @@ pub(super) fn attach_pinned(
         Ok(())
     });
     if let Err(error) = attached {
-        for (name, _) in PROGRAMS {
+        for (name, _) in programs {
             // Not made yet is as good as removed.
             let _ = fs::remove_file(pins.new_link(name, id));
         }
         return Err(error);
     }
-    for (name, _) in PROGRAMS {
+    for (name, _) in programs {
         // Taking the place of the old link detaches it.
         let path = pins.link(name, id);
         fs::rename(pins.new_link(name, id), &path)
@@ -123,6 +141,12 @@ fn link(
         }
         Program::SockOps(program) => {
             let id = SockOps::attach(program, cgroup, mode).map_err(&failed)?;
+            let link = program.take_link(id).map_err(failed)?;
+            FdLink::try_from(link).map_err(no_link)
+        }
+        Program::CgroupSkb(program) => {
+            let hook = CgroupSkbAttachType::Ingress;
+            let id = CgroupSkb::attach(program, cgroup, hook, mode).map_err(&failed)?;
             let link = program.take_link(id).map_err(failed)?;
             FdLink::try_from(link).map_err(no_link)
         }

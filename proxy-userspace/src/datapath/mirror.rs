@@ -77,3 +77,23 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         }
     }
 }
+
+/// Adds or changes entries. Returns the keys of those for which there is no room.
+pub(super) fn put_all<K, V>(
+    map: &mut Mirror<K, V>,
+    wanted: &[(K, V)],
+) -> Result<Vec<K>, DatapathError>
+where
+    K: Pod + Eq + Hash,
+    V: Pod + PartialEq,
+{
+    let mut left_out = Vec::new();
+    for (key, value) in wanted {
+        match map.put(key, value) {
+            Ok(()) => {}
+            Err(DatapathError::Full { .. }) => left_out.push(*key),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(left_out)
+}

@@ -2,6 +2,7 @@
 
 mod error;
 mod flows;
+mod learning;
 mod load;
 mod mirror;
 mod pins;
@@ -12,6 +13,7 @@ pub use pins::{Pins, Unloaded, unload};
 
 use std::{
     collections::HashSet,
+    fs::File,
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd,
     path::Path,
@@ -23,9 +25,11 @@ use aya::{
 };
 use nix::time::{ClockId, clock_gettime};
 use proxy_common::maps::{
-    Config, Credential, CredentialKey, Destination, DestinationKey, Stats, Workload, WorkloadKey,
+    Config, Credential, CredentialKey, Destination, DestinationKey, HostnameKey, Stats, Workload,
+    WorkloadKey,
 };
 
+use learning::Learning;
 use mirror::Mirror;
 
 /// The programs, their links and their maps. Dropping it detaches everything, unless it is
@@ -35,6 +39,7 @@ pub struct Datapath {
     workloads: Mirror<WorkloadKey, Workload>,
     destinations: Mirror<DestinationKey, Destination>,
     credentials: Mirror<CredentialKey, Credential>,
+    learning: Learning,
     config: Array<MapData, Config>,
     stats: PerCpuArray<MapData, Stats>,
     settings: Config,
@@ -88,6 +93,7 @@ impl Datapath {
             workloads: mirror(&mut ebpf, "WORKLOADS")?,
             destinations: mirror(&mut ebpf, "DESTINATIONS")?,
             credentials: mirror(&mut ebpf, "CREDENTIALS")?,
+            learning: Learning::open(&mut ebpf)?,
             config: load::map(&mut ebpf, "CONFIG")?,
             stats: load::map(&mut ebpf, "STATS")?,
             ebpf,
@@ -113,7 +119,7 @@ impl Datapath {
     pub fn attach(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
         if let Some(pins) = &self.pins {
             let id = cgroup_id(&cgroup)?;
-            load::attach_pinned(&mut self.ebpf, cgroup.as_fd(), id, pins)?;
+            load::attach_pinned(&mut self.ebpf, &load::PROGRAMS, cgroup.as_fd(), id, pins)?;
             self.attached.insert(id);
             return Ok(());
         }
@@ -131,18 +137,41 @@ impl Datapath {
         self.adopt()
     }
 
-    /// Leaves a workload's connections alone from now on.
+    /// Has a workload's DNS answers looked at once it is [enrolled](Self::enrol); `cgroup` is
+    /// the directory of its cgroup.
+    pub fn learn(&mut self, cgroup_id: u64, cgroup: &Path) -> Result<(), DatapathError> {
+        let directory = File::open(cgroup).map_err(DatapathError::pins("open", cgroup))?;
+        if self::cgroup_id(&directory)? != cgroup_id {
+            return Err(DatapathError::OtherCgroup {
+                path: cgroup.to_path_buf(),
+            });
+        }
+        let pins = self.pins.as_ref();
+        self.learning
+            .admit(cgroup_id, directory.as_fd(), &mut self.ebpf, pins)
+    }
+
+    /// Leaves a workload's connections alone from now on, and forgets what it learned.
     pub fn withdraw(&mut self, cgroup_id: u64) -> Result<(), DatapathError> {
-        self.workloads.remove(&WorkloadKey { cgroup_id })
+        self.workloads.remove(&WorkloadKey { cgroup_id })?;
+        self.learning.dismiss(cgroup_id, self.pins.as_ref())
     }
 
     /// Withdraws the workloads that are not wanted, and detaches from the cgroups that the
     /// programs were not attached to since this was loaded.
     pub fn retain(&mut self, wanted: impl Fn(u64) -> bool) -> Result<(), DatapathError> {
         self.workloads.retain(|key| wanted(key.cgroup_id))?;
+        self.learning.retain(&wanted, self.pins.as_ref())?;
         self.adopt()?;
+        let is_learner = |hook: &str| load::LEARNERS.iter().any(|(name, _)| *name == hook);
         match &self.pins {
-            Some(pins) => pins.retain_links(|cgroup| self.attached.contains(&cgroup)),
+            Some(pins) => pins.retain_links(|hook, cgroup| {
+                if is_learner(hook) {
+                    wanted(cgroup)
+                } else {
+                    self.attached.contains(&cgroup)
+                }
+            }),
             None => Ok(()),
         }
     }
@@ -169,20 +198,35 @@ impl Datapath {
         &mut self,
         wanted: &[(DestinationKey, Destination)],
     ) -> Result<Vec<DestinationKey>, DatapathError> {
-        let mut left_out = Vec::new();
-        for (key, value) in wanted {
-            match self.destinations.put(key, value) {
-                Ok(()) => {}
-                Err(DatapathError::Full { .. }) => left_out.push(*key),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(left_out)
+        mirror::put_all(&mut self.destinations, wanted)
     }
 
-    /// Whether anything is redirected.
+    /// Replaces the hosts whose addresses are learned. Returns those for which there is no room.
+    pub fn set_hostnames(
+        &mut self,
+        wanted: &[(HostnameKey, Destination)],
+    ) -> Result<Vec<HostnameKey>, DatapathError> {
+        self.learning.set_hostnames(wanted)
+    }
+
+    /// Adds to the hosts whose addresses are learned. Returns those for which there is no room.
+    pub fn add_hostnames(
+        &mut self,
+        wanted: &[(HostnameKey, Destination)],
+    ) -> Result<Vec<HostnameKey>, DatapathError> {
+        self.learning.add_hostnames(wanted)
+    }
+
+    /// Forgets addresses that were learned long ago, and makes room for workloads that have
+    /// learned as many as they may. Cheap when there is nothing to do.
+    pub fn tidy(&mut self) -> Result<(), DatapathError> {
+        let full = self.stats()?.learned_full;
+        self.learning.tidy(full, monotonic_ns()?)
+    }
+
+    /// Whether anything is redirected, or may come to be.
     pub fn has_destinations(&self) -> bool {
-        self.destinations.keys().next().is_some()
+        self.destinations.keys().next().is_some() || self.learning.has_hostnames()
     }
 
     /// Tells the kernel whether a Connector's credential may be used. Fails with
@@ -311,6 +355,10 @@ fn add(sum: Stats, cpu: &Stats) -> Stats {
         refused_mem: sum.refused_mem + cpu.refused_mem,
         flows: sum.flows + cpu.flows,
         flows_lost: sum.flows_lost + cpu.flows_lost,
+        dns_answers: sum.dns_answers + cpu.dns_answers,
+        dns_ignored: sum.dns_ignored + cpu.dns_ignored,
+        learned: sum.learned + cpu.learned,
+        learned_full: sum.learned_full + cpu.learned_full,
     }
 }
 

@@ -19,8 +19,9 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 use proxy_common::maps::{
-    ABI, Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey, MAX_CREDENTIALS,
-    MAX_DESTINATIONS, MAX_FLOWS, MAX_WORKLOADS, Origin, Stats, Workload, WorkloadKey,
+    ABI, Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey,
+    HostnameKey, Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS, MAX_HOSTNAMES,
+    MAX_LEARNED, MAX_WORKLOADS, Origin, Stats, Workload, WorkloadKey,
 };
 use rustls::crypto::aws_lc_rs::default_provider;
 use tokio::time::{Instant, sleep};
@@ -52,9 +53,12 @@ const fn layout<K, V>(name: &'static str, kind: MapType, entries: usize) -> Layo
     }
 }
 
-const MAPS: [Layout; 7] = [
+const MAPS: [Layout; 10] = [
     layout::<WorkloadKey, Workload>("WORKLOADS", MapType::Hash, MAX_WORKLOADS),
     layout::<DestinationKey, Destination>("DESTINATIONS", MapType::Hash, MAX_DESTINATIONS),
+    layout::<HostnameKey, Destination>("HOSTNAMES", MapType::Hash, MAX_HOSTNAMES),
+    layout::<LearnedKey, Learned>("LEARNED", MapType::Hash, MAX_LEARNED),
+    layout::<WorkloadKey, Budget>("BUDGETS", MapType::Hash, MAX_WORKLOADS),
     layout::<CredentialKey, Credential>("CREDENTIALS", MapType::Hash, MAX_CREDENTIALS),
     layout::<u32, Origin>("ORIGINS", MapType::SkStorage, 0),
     layout::<FlowKey, Origin>("FLOWS", MapType::LruHash, MAX_FLOWS),
@@ -152,12 +156,18 @@ impl Pins {
         self.directory.join(format!("{hook}-{cgroup}"))
     }
 
-    /// Removes the links of cgroups that are not among `wanted`, and those of an attempt
+    /// Removes the links of hooks and cgroups that are not `wanted`, and those of an attempt
     /// that was not finished.
-    pub(super) fn retain_links(&self, wanted: impl Fn(u64) -> bool) -> Result<(), DatapathError> {
+    pub(super) fn retain_links(
+        &self,
+        wanted: impl Fn(&str, u64) -> bool,
+    ) -> Result<(), DatapathError> {
         for name in links(&self.directory)? {
-            let cgroup = name.rsplit('-').next().and_then(|id| id.parse().ok());
-            if name.starts_with(NEW) || !cgroup.is_some_and(&wanted) {
+            let wanted = name
+                .rsplit_once('-')
+                .and_then(|(hook, id)| Some((hook, id.parse().ok()?)))
+                .is_some_and(|(hook, id)| wanted(hook, id));
+            if name.starts_with(NEW) || !wanted {
                 let path = self.directory.join(&name);
                 fs::remove_file(&path).map_err(DatapathError::pins("remove", &path))?;
                 tracing::info!("removed the link {}, whose cgroup is gone", path.display());

@@ -1,34 +1,38 @@
-//! From Connectors to the addresses that the kernel redirects.
+//! From Connectors to the addresses that the kernel redirects, and the hosts whose addresses it
+//! learns.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use proxy_common::maps::{
-    DESTINATION_FAIL_OPEN, Destination, DestinationKey, PORTS_PER_DESTINATION,
+use proxy_common::{
+    dns,
+    maps::{
+        DESTINATION_FAIL_OPEN, Destination, DestinationKey, HostnameKey, PORTS_PER_DESTINATION,
+    },
 };
 
 use super::Granted;
 use crate::{
     datapath::map_address,
-    state::{ConnectorId, FailurePolicy},
+    state::{Address, Connector, ConnectorId, FailurePolicy},
     upstream::Resolver,
     workload::PolicyId,
 };
 
-/// More ports of one address than the kernel's entry for it holds.
+/// More ports of one address or host than the kernel's entry for it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error(
-    "Connectors use {ports} ports of {ip}, more than the {PORTS_PER_DESTINATION} that one \
+    "Connectors use {ports} ports of {place}, more than the {PORTS_PER_DESTINATION} that one \
      address can have; give some of the services addresses of their own"
 )]
 pub struct TooManyPorts {
-    ip: IpAddr,
+    place: String,
     ports: usize,
 }
 
-/// What Connectors want of one address.
+/// What Connectors want of one address or host.
 #[derive(Debug, Default)]
 struct Wanted {
     ports: BTreeSet<u16>,
@@ -40,8 +44,10 @@ struct Wanted {
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     /// The map's entries, one for each address of each policy.
-    pub(super) entries: Vec<(DestinationKey, Destination)>,
-    /// Addresses of which an entry holds only the lowest ports.
+    pub(super) addresses: Vec<(DestinationKey, Destination)>,
+    /// The same for hosts that are names, whatever their addresses.
+    pub(super) hostnames: Vec<(HostnameKey, Destination)>,
+    /// Addresses and hosts of which an entry holds only the lowest ports.
     pub(super) overfull: Vec<TooManyPorts>,
 }
 
@@ -51,7 +57,7 @@ impl Entries {
     /// shared by the others. The smallest come first.
     pub(super) fn share(&mut self, room: usize) -> BTreeMap<PolicyId, usize> {
         let mut policies: BTreeMap<u32, Vec<_>> = BTreeMap::new();
-        for (key, value) in self.entries.drain(..) {
+        for (key, value) in self.addresses.drain(..) {
             policies.entry(key.policy).or_default().push((key, value));
         }
         let mut policies = Vec::from_iter(policies);
@@ -59,13 +65,13 @@ impl Entries {
         let mut left_out = BTreeMap::new();
         let mut others = policies.len();
         for (policy, mut entries) in policies {
-            let share = (room - self.entries.len()) / others;
+            let share = (room - self.addresses.len()) / others;
             others -= 1;
             if entries.len() > share {
                 left_out.insert(PolicyId(policy), entries.len() - share);
                 entries.truncate(share);
             }
-            self.entries.append(&mut entries);
+            self.addresses.append(&mut entries);
         }
         left_out
     }
@@ -82,59 +88,77 @@ pub(super) fn entries<'a>(
 ) -> Entries {
     let mut all = Entries::default();
     for (policy, granted) in policies {
-        let mut wanted: BTreeMap<IpAddr, Wanted> = BTreeMap::new();
+        let mut by_address: BTreeMap<IpAddr, Wanted> = BTreeMap::new();
+        let mut by_name: BTreeMap<u64, (&str, Wanted)> = BTreeMap::new();
         for Granted { connector, .. } in granted {
             for address in connector.addresses() {
                 for ip in resolver.known(&address.host) {
-                    let entry = wanted.entry(ip).or_default();
-                    entry.ports.insert(address.port);
-                    entry.connectors.insert(connector.id);
-                    entry.closed |= connector.failure_policy == FailurePolicy::Closed;
+                    by_address.entry(ip).or_default().add(connector, address);
+                }
+                let is_name = address.host.parse::<IpAddr>().is_err();
+                // What is no DNS name is in no DNS answer.
+                if let Some(name) = dns::hash(&address.host).filter(|_| is_name) {
+                    let entry = by_name.entry(name);
+                    let (_, wanted) = entry.or_insert((&address.host, Wanted::default()));
+                    wanted.add(connector, address);
                 }
             }
         }
-        for (ip, wanted) in wanted {
-            all.entries.push(entry(policy, ip, &wanted, without_place));
-            if wanted.ports.len() > PORTS_PER_DESTINATION {
-                all.overfull.push(TooManyPorts {
-                    ip,
-                    ports: wanted.ports.len(),
-                });
-            }
+        for (ip, wanted) in by_address {
+            let key = DestinationKey {
+                policy: policy.0,
+                addr: map_address(ip),
+            };
+            all.addresses.push((key, wanted.entry(without_place)));
+            all.overfull.extend(wanted.overfull(&ip));
+        }
+        for (name, (host, wanted)) in by_name {
+            let key = HostnameKey {
+                name,
+                policy: policy.0,
+                pad: 0,
+            };
+            all.hostnames.push((key, wanted.entry(without_place)));
+            all.overfull.extend(wanted.overfull(&host));
         }
     }
     all
 }
 
-fn entry(
-    policy: PolicyId,
-    ip: IpAddr,
-    wanted: &Wanted,
-    without_place: &BTreeSet<ConnectorId>,
-) -> (DestinationKey, Destination) {
-    let mut ports = [0; PORTS_PER_DESTINATION];
-    for (place, port) in ports.iter_mut().zip(&wanted.ports) {
-        *place = *port;
+impl Wanted {
+    fn add(&mut self, connector: &Connector, address: &Address) {
+        self.ports.insert(address.port);
+        self.connectors.insert(connector.id);
+        self.closed |= connector.failure_policy == FailurePolicy::Closed;
     }
-    let mut connectors = wanted.connectors.iter();
-    let connector = match (connectors.next(), connectors.next()) {
-        (Some(only), None) if !without_place.contains(only) => only.0,
-        _ => 0,
-    };
-    let key = DestinationKey {
-        policy: policy.0,
-        addr: map_address(ip),
-    };
-    let value = Destination {
-        connector,
-        flags: if wanted.closed {
-            0
-        } else {
-            DESTINATION_FAIL_OPEN
-        },
-        ports,
-    };
-    (key, value)
+
+    fn entry(&self, without_place: &BTreeSet<ConnectorId>) -> Destination {
+        let mut ports = [0; PORTS_PER_DESTINATION];
+        for (place, port) in ports.iter_mut().zip(&self.ports) {
+            *place = *port;
+        }
+        let mut connectors = self.connectors.iter();
+        let connector = match (connectors.next(), connectors.next()) {
+            (Some(only), None) if !without_place.contains(only) => only.0,
+            _ => 0,
+        };
+        Destination {
+            connector,
+            flags: if self.closed {
+                0
+            } else {
+                DESTINATION_FAIL_OPEN
+            },
+            ports,
+        }
+    }
+
+    fn overfull(&self, place: &impl ToString) -> Option<TooManyPorts> {
+        (self.ports.len() > PORTS_PER_DESTINATION).then(|| TooManyPorts {
+            place: place.to_string(),
+            ports: self.ports.len(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -144,7 +168,7 @@ mod tests {
     use super::*;
     use crate::{
         node::Binding,
-        state::{Address, ClientAuthorization, Connector, Protocol, Scheme},
+        state::{ClientAuthorization, Protocol, Scheme},
     };
 
     fn connector(id: u32, host: &str, port: u16, failure_policy: FailurePolicy) -> Granted {
@@ -192,7 +216,11 @@ mod tests {
             connector(3, "2001:db8::1", 443, FailurePolicy::Open),
         ];
         let policies = BTreeMap::from([(PolicyId(7), connectors)]);
-        let Entries { entries, overfull } = entries_of(&policies);
+        let Entries {
+            addresses: entries,
+            overfull,
+            ..
+        } = entries_of(&policies);
         assert_eq!(overfull, []);
         let [(v4, shared), (v6, single)] = entries.as_slice() else {
             panic!("{entries:?}");
@@ -216,7 +244,11 @@ mod tests {
                 vec![connector(2, "192.0.2.1", 5000, FailurePolicy::Closed)],
             ),
         ]);
-        let Entries { entries, overfull } = entries_of(&policies);
+        let Entries {
+            addresses: entries,
+            overfull,
+            ..
+        } = entries_of(&policies);
         assert_eq!(overfull, []);
         let found: Vec<_> = entries
             .iter()
@@ -230,7 +262,9 @@ mod tests {
         let granted = vec![connector(1, "192.0.2.1", 443, FailurePolicy::Closed)];
         let without_place = BTreeSet::from([ConnectorId(1)]);
         let policies = [(PolicyId(1), &granted)];
-        let Entries { entries, .. } = entries(policies, &Resolver::default(), &without_place);
+        let Entries {
+            addresses: entries, ..
+        } = entries(policies, &Resolver::default(), &without_place);
         assert_eq!(entries[0].1.connector, 0);
     }
 
@@ -247,9 +281,9 @@ mod tests {
         let found = |room| {
             let mut entries = entries_of(&policies);
             let left_out = entries.share(room);
-            assert!(entries.entries.len() <= room);
+            assert!(entries.addresses.len() <= room);
             let mut kept = BTreeMap::new();
-            for (key, _) in &entries.entries {
+            for (key, _) in &entries.addresses {
                 *kept.entry(key.policy).or_insert(0) += 1;
             }
             (kept, left_out)
@@ -270,10 +304,37 @@ mod tests {
         let connectors = (5001..=5005)
             .map(|port| connector(1, "192.0.2.1", port, FailurePolicy::Closed))
             .collect();
-        let Entries { entries, overfull } =
-            entries_of(&BTreeMap::from([(PolicyId(1), connectors)]));
+        let Entries {
+            addresses: entries,
+            overfull,
+            ..
+        } = entries_of(&BTreeMap::from([(PolicyId(1), connectors)]));
         assert_eq!(entries[0].1.ports, [5001, 5002, 5003, 5004]);
         let message = overfull[0].to_string();
         assert!(message.contains("5 ports of 192.0.2.1"), "{message}");
+    }
+
+    #[test]
+    fn hosts_that_are_names_are_learned_before_they_resolve() {
+        let connectors = vec![
+            connector(1, "registry.example.com", 443, FailurePolicy::Closed),
+            connector(2, "registry.example.com", 5000, FailurePolicy::Open),
+            connector(3, "git.example.com", 443, FailurePolicy::Open),
+            connector(4, "192.0.2.1", 443, FailurePolicy::Closed),
+        ];
+        let found = entries_of(&BTreeMap::from([(PolicyId(7), connectors)]));
+        assert_eq!(found.addresses.len(), 1, "the address");
+        let value = |host| {
+            let name = dns::hash(host).expect("a name");
+            let mut all = found.hostnames.iter();
+            all.find(|(key, _)| (key.policy, key.name) == (7, name))
+                .map(|(_, value)| *value)
+        };
+        let shared = value("registry.example.com").expect("an entry");
+        assert_eq!(shared.ports, [443, 5000, 0, 0]);
+        assert_eq!((shared.connector, shared.flags), (0, 0));
+        let single = value("git.example.com").expect("an entry");
+        assert_eq!((single.connector, single.flags), (3, DESTINATION_FAIL_OPEN));
+        assert_eq!(found.hostnames.len(), 2);
     }
 }

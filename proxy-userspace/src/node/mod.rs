@@ -95,6 +95,7 @@ pub struct Node {
     enrolled: HashMap<u64, Enrolled>,
     heartbeat: Interval,
     claims: Interval,
+    tidying: Interval,
     names: Names,
     replaced: bool,
 }
@@ -145,6 +146,7 @@ impl Node {
             enrolled: HashMap::new(),
             heartbeat: every(limits::HEARTBEAT),
             claims: every(limits::CLAIM_WATCH),
+            tidying: every(limits::LEARNED_WATCH),
             replaced: false,
         })
     }
@@ -202,7 +204,13 @@ impl Node {
 
     /// Opens listeners for a workload in its network namespace and has its connections
     /// redirected there. A workload that is enrolled already is moved to the new namespace.
-    pub fn enrol(&mut self, workload: Workload, netns: NetNs) -> Result<(), NodeError> {
+    /// `cgroup` is the directory of its cgroup, at which its DNS answers are looked at.
+    pub fn enrol(
+        &mut self,
+        workload: Workload,
+        netns: NetNs,
+        cgroup: &Path,
+    ) -> Result<(), NodeError> {
         self.check_writer()?;
         let (cgroup_id, policy) = (workload.cgroup_id, workload.policy);
         let listeners = Listeners::bind(&netns)?;
@@ -213,6 +221,7 @@ impl Node {
             &self.proxy,
             &self.workers,
         );
+        self.datapath.learn(cgroup_id, cgroup)?;
         self.datapath.enrol(cgroup_id, enrolled.entry(policy))?;
         if let Some(before) = self.enrolled.insert(cgroup_id, enrolled) {
             before.end(&self.workers);
@@ -291,6 +300,9 @@ impl Node {
                 self.datapath.heartbeat()?;
             }
             _ = self.claims.tick() => self.watch_claims()?,
+            _ = self.tidying.tick() => if let Err(error) = self.datapath.tidy() {
+                tracing::warn!("learned addresses are left as they were: {error}");
+            },
             event = self.names.next() => match event {
                 names::Event::Due => {
                     self.resolving = self.version;
@@ -365,14 +377,25 @@ impl Node {
     fn update_destinations(&mut self) -> Result<(), NodeError> {
         let mut wanted = self.entries();
         let mut left_out = wanted.share(MAX_DESTINATIONS);
-        let Entries { entries, overfull } = wanted;
-        let more = if self.inherits {
-            self.datapath.add_destinations(&entries)?
+        let Entries {
+            addresses,
+            hostnames,
+            overfull,
+        } = wanted;
+        let (more, more_names) = if self.inherits {
+            (
+                self.datapath.add_destinations(&addresses)?,
+                self.datapath.add_hostnames(&hostnames)?,
+            )
         } else {
-            self.datapath.set_destinations(&entries)?
+            (
+                self.datapath.set_destinations(&addresses)?,
+                self.datapath.set_hostnames(&hostnames)?,
+            )
         };
-        for key in more {
-            *left_out.entry(PolicyId(key.policy)).or_default() += 1;
+        let policies = more.iter().map(|key| key.policy);
+        for policy in policies.chain(more_names.iter().map(|key| key.policy)) {
+            *left_out.entry(PolicyId(policy)).or_default() += 1;
         }
         self.shortage.of_ports(overfull);
         self.shortage

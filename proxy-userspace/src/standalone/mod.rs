@@ -158,7 +158,7 @@ impl Run<'_> {
             signal = self.signals.next() => return Ok(child::signalled(signal?)),
         }
         let workload = self.workload(cgroup.id());
-        node.enrol(workload, NetNs::own())?;
+        node.enrol(workload, NetNs::own(), cgroup.path())?;
         node.attach(cgroup.directory())
             .context("cannot redirect connections (--mode forward does without)")?;
 

@@ -3,12 +3,15 @@
 
 mod bad_input;
 mod check;
+mod dns;
 mod forward;
 mod git_and_apis;
 mod hostile;
+mod hosts;
 mod kernel;
 mod lifecycle;
 mod load;
+mod name_server;
 mod node;
 mod pods;
 mod registry;

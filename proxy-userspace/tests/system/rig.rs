@@ -54,6 +54,8 @@ pub(crate) struct Pod {
     /// Address of the pod, and that of the host on their link.
     pub(crate) address: IpAddr,
     pub(crate) host: IpAddr,
+    /// Another address of the host on that link.
+    pub(crate) secondary: IpAddr,
     pins: PathBuf,
     pki: Pki,
 }
@@ -64,7 +66,7 @@ impl Pod {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let sandbox = Sandbox::new(&SandboxOptions::default())?;
-        let (host, pod) = addresses(std::process::id(), n);
+        let [host, pod, secondary] = addresses(std::process::id(), n);
         let link = format!("pt{}-{n}", std::process::id());
         let pid = sandbox.pid().to_string();
         run_ok(words(
@@ -74,12 +76,16 @@ impl Pod {
         for (command, text) in [
             (
                 Command::new("ip"),
-                format!("address add {host}/30 dev {link}"),
+                format!("address add {host}/29 dev {link}"),
+            ),
+            (
+                Command::new("ip"),
+                format!("address add {secondary}/29 dev {link}"),
             ),
             (Command::new("ip"), format!("link set {link} up")),
             (
                 sandbox.command("ip"),
-                format!("address add {pod}/30 dev eth0"),
+                format!("address add {pod}/29 dev eth0"),
             ),
             (sandbox.command("ip"), "link set eth0 up".to_owned()),
         ] {
@@ -91,6 +97,7 @@ impl Pod {
             sandbox,
             address: pod.into(),
             host: host.into(),
+            secondary: secondary.into(),
             pins: Path::new("/sys/fs/bpf").join(unique),
             pki: Pki::new()?,
         })
@@ -143,7 +150,7 @@ impl Pod {
             policy: POLICY,
         };
         let path = format!("/proc/{}/ns/net", self.sandbox.pid());
-        Ok(node.enrol(workload, NetNs::open(Path::new(&path))?)?)
+        Ok(node.enrol(workload, NetNs::open(Path::new(&path))?, self.cgroup.path())?)
     }
 
     /// A Connector with a bearer token, in its first generation.
@@ -181,7 +188,12 @@ impl Pod {
     /// A server on the host that answers each request with the address and the
     /// `Authorization` that it came with.
     pub(crate) async fn upstream(&self, scheme: Scheme) -> Result<u16> {
-        let listener = TcpListener::bind((self.host, 0)).await?;
+        self.upstream_at(self.host, scheme).await
+    }
+
+    /// The same on another address of the host.
+    pub(crate) async fn upstream_at(&self, ip: IpAddr, scheme: Scheme) -> Result<u16> {
+        let listener = TcpListener::bind((ip, 0)).await?;
         let port = listener.local_addr()?.port();
         let files = self.pki.server(&[&self.host.to_string()])?;
         let chain = CertificateDer::pem_file_iter(&files.cert)?.collect::<Result<_, _>>()?;
@@ -292,9 +304,10 @@ impl Pod {
 }
 
 /// The programs that are attached once all are, in alphabetical order.
-pub(crate) const HOOKS: [&str; 5] = [
+pub(crate) const HOOKS: [&str; 6] = [
     "connect4",
     "connect6",
+    "dns_ingress",
     "flows",
     "getpeername4",
     "getpeername6",
@@ -398,15 +411,12 @@ where
     }
 }
 
-/// The ends of a link, in a network of four addresses that no other process uses: a part of
-/// 100.64.0.0/10 (RFC 6598).
-fn addresses(pid: u32, n: u8) -> (Ipv4Addr, Ipv4Addr) {
-    let network = (pid % 16_384) << 6 | u32::from(n % 64);
-    let network = Ipv4Addr::new(100, 64, 0, 0).to_bits() | network << 2;
-    (
-        Ipv4Addr::from_bits(network + 1),
-        Ipv4Addr::from_bits(network + 2),
-    )
+/// Of a link: the host's end, the pod's, and another of the host's. They are in a network of
+/// eight addresses that no other process uses: a part of 100.64.0.0/10 (RFC 6598).
+fn addresses(pid: u32, n: u8) -> [Ipv4Addr; 3] {
+    let network = (pid % 8192) << 6 | u32::from(n % 64);
+    let network = Ipv4Addr::new(100, 64, 0, 0).to_bits() | network << 3;
+    [1, 2, 3].map(|last| Ipv4Addr::from_bits(network + last))
 }
 
 fn words(mut command: Command, text: &str) -> Command {

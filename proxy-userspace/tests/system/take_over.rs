@@ -255,7 +255,7 @@ async fn unload_removes_everything_unless_an_agent_runs() -> Result<()> {
     fs::create_dir(pod.pins().join("abi0"))?;
     let done = run()?;
     ensure!(done.status.success(), "{done:?}");
-    ensure!(stdout(&done).contains("abi1: 5 links, 7 maps"), "{done:?}");
+    ensure!(stdout(&done).contains("abi1: 6 links, 10 maps"), "{done:?}");
     pod.attaches(&[]).await?;
     ensure!(!pod.pins().exists());
     ensure!(stdout(&run()?).contains("nothing is pinned"));

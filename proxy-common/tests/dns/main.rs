@@ -1,0 +1,7 @@
+//! What is learned from DNS answers.
+
+mod corpus;
+mod handmade;
+mod malformed;
+mod oracle;
+mod properties;

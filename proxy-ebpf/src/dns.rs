@@ -1,0 +1,315 @@
+//! Learns from a workload's own DNS answers which addresses it takes for a Connector's.
+//!
+//! Only answers over UDP from port 53 are seen: what comes over TCP or encrypted, or from a
+//! resolver that the packet shows with another port, is left to the addresses that the agent
+//! resolves. IPv6 extension headers are not looked behind; no resolver sends them.
+
+use core::{arch::asm, hint::black_box};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_NOEXIST},
+    helpers::generated::{bpf_ktime_get_ns, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes},
+    macros::cgroup_skb,
+    programs::SkBuffContext,
+};
+use proxy_common::{
+    dns::{Bytes, STEPS, Step, Walk},
+    maps::{HostnameKey, Learned, LearnedKey, NAMES_PER_ADDRESS, WorkloadKey},
+};
+
+use crate::{
+    maps::{BUDGETS, CONFIG, DNS_SCRATCH, HOSTNAMES, LEARNED, count},
+    workload,
+};
+
+const EEXIST: i32 = -17;
+const UDP: u8 = 17;
+const DNS_PORT: u16 = 53;
+const IPV6_HEADER: u32 = 40;
+const UDP_HEADER: u32 = 8;
+const DNS_HEADER: u32 = 12;
+/// What is surely in one piece: the rest of a packet may be in pages that are not mapped here.
+const IPV4_HEADER: usize = 20;
+
+/// What is kept of a message, at most: a power of two, larger than what resolvers send over
+/// UDP. What is behind is as if it were cut.
+const SIZE: usize = 2048;
+/// Longest piece that is loaded at once.
+const PIECE: usize = 16;
+/// Addresses taken from one answer.
+const ADDRESSES: usize = 32;
+
+/// Room for one answer: too large for the stack.
+#[repr(C)]
+pub(crate) struct Scratch {
+    message: [u8; SIZE + PIECE],
+    length: usize,
+    walk: Walk,
+    name: u64,
+    addresses: [[u8; 16]; ADDRESSES],
+    found: usize,
+}
+
+/// Lets every packet pass.
+#[cgroup_skb(ingress)]
+pub(crate) fn dns_ingress(ctx: SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
+    if let Some(payload) = answer(skb) {
+        learn(skb, payload);
+    }
+    1
+}
+
+/// Where the UDP payload starts, if the packet comes from a resolver. Packets of open TCP
+/// connections come here as well, so the first look is cheap.
+#[inline(always)]
+fn answer(skb: *mut __sk_buff) -> Option<u32> {
+    // SAFETY: reads of the packet's first bytes, behind the check that they are there.
+    let (first, v4_protocol, v6_protocol) = unsafe {
+        let data = (*skb).data as usize;
+        let end = (*skb).data_end as usize;
+        if data + IPV4_HEADER > end {
+            return None;
+        }
+        let data = data as *const u8;
+        (*data, *data.add(9), *data.add(6))
+    };
+    let udp = match (first >> 4, v4_protocol, v6_protocol) {
+        (4, UDP, _) => u32::from(first & 0x0f) * 4,
+        (6, _, UDP) => IPV6_HEADER,
+        _ => return None,
+    };
+    let mut port = [0u8; 2];
+    // SAFETY: the helper fills `port`, or fails.
+    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), udp, port.as_mut_ptr().cast(), 2) };
+    (failed == 0 && u16::from_be_bytes(port) == DNS_PORT).then_some(udp + UDP_HEADER)
+}
+
+#[inline(always)]
+fn learn(skb: *mut __sk_buff, payload: u32) {
+    let Some(config) = CONFIG.get(0) else { return };
+    // SAFETY: takes no more than the context and a number.
+    let ancestor = |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level) };
+    let Some((cgroup_id, workload)) = workload::find(config, ancestor) else {
+        return;
+    };
+    count!(dns_answers);
+    if !start(skb, payload) || !asks(workload.policy) {
+        count!(dns_ignored);
+        return;
+    }
+    for _ in 0..STEPS {
+        if dns_step() == END {
+            break;
+        }
+    }
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let Some(scratch) = scratch() else { return };
+    let found = scratch.found;
+    for (place, addr) in scratch.addresses.iter().enumerate() {
+        if place >= found {
+            break;
+        }
+        let key = LearnedKey {
+            workload: cgroup_id,
+            addr: *addr,
+        };
+        remember(&key, scratch.name, now);
+    }
+}
+
+/// Nobody holds on to it while [`dns_step`] is called, which gets it as well.
+#[inline(always)]
+fn scratch<'a>() -> Option<&'a mut Scratch> {
+    let scratch = DNS_SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the slot of this CPU. Packets are handled one at a time on it; even if not, the
+    // worst is an address that this workload was not told.
+    Some(unsafe { &mut *scratch })
+}
+
+/// Gets ready to read the message; whether there is something to read.
+#[inline(always)]
+fn start(skb: *mut __sk_buff, payload: u32) -> bool {
+    let Some(scratch) = scratch() else {
+        return false;
+    };
+    let Some(length) = load(skb, payload, &mut scratch.message) else {
+        return false;
+    };
+    scratch.length = length;
+    scratch.found = 0;
+    let message = Message {
+        bytes: &scratch.message,
+        length,
+    };
+    let Some(walk) = Walk::new(&message) else {
+        return false;
+    };
+    scratch.walk = walk;
+    true
+}
+
+/// Whether the message is about a Connector's host.
+#[inline(always)]
+fn asks(policy: u32) -> bool {
+    for _ in 0..STEPS {
+        match dns_step() {
+            MORE => {}
+            QUESTION => {
+                let Some(scratch) = scratch() else {
+                    return false;
+                };
+                let key = HostnameKey {
+                    name: scratch.name,
+                    policy,
+                    pad: 0,
+                };
+                // SAFETY: only whether it is there counts.
+                return unsafe { HOSTNAMES.get(key) }.is_some();
+            }
+            _ => break,
+        }
+    }
+    false
+}
+
+const END: u64 = 0;
+const MORE: u64 = 1;
+const QUESTION: u64 = 2;
+
+/// One step over the message in the scratch.
+///
+/// A function that the verifier looks at by itself (it is global, and takes and returns nothing
+/// but numbers), so that the loops around it cost next to nothing: inlined, each of their
+/// rounds was followed anew, and a million instructions were not enough for 255 bytes of names.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_step() -> u64 {
+    let Some(scratch) = scratch() else {
+        return END;
+    };
+    let message = Message {
+        bytes: &scratch.message,
+        length: scratch.length,
+    };
+    match scratch.walk.step(&message) {
+        Step::End => END,
+        Step::More => MORE,
+        Step::Question(name) => {
+            scratch.name = name;
+            QUESTION
+        }
+        Step::Address(address) => {
+            let place = black_box(scratch.found) & (ADDRESSES - 1);
+            // SAFETY: masked to be below the length, which is a power of two.
+            unsafe { *scratch.addresses.get_unchecked_mut(place) = address };
+            scratch.found += 1;
+            MORE
+        }
+    }
+}
+
+/// Loads the message; its length, or `None` if it is none.
+#[inline(always)]
+fn load(skb: *mut __sk_buff, payload: u32, message: &mut [u8; SIZE + PIECE]) -> Option<usize> {
+    const MASK: u32 = SIZE as u32 - 1;
+    // SAFETY: a read of a context field.
+    let rest = unsafe { (*skb).len }.saturating_sub(payload);
+    // The verifier has to see the bounds of just the value that goes to the helper: without
+    // the black box the compiler merges minimum, mask and check, and some kernels refuse it.
+    let length = black_box(if rest > MASK { MASK } else { rest }) & MASK;
+    if length < DNS_HEADER {
+        return None;
+    }
+    // SAFETY: `length` is below the size of `message`.
+    let failed =
+        unsafe { bpf_skb_load_bytes(skb.cast(), payload, message.as_mut_ptr().cast(), length) };
+    (failed == 0).then_some(length as usize)
+}
+
+/// A message whose first bytes are in the scratch.
+struct Message<'a> {
+    bytes: &'a [u8; SIZE + PIECE],
+    length: usize,
+}
+
+impl Bytes for Message<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        const { assert!(N <= PIECE) }
+        // The black box keeps mask and check apart; with the mask, all places look alike to
+        // the verifier, which lets it skip what it has seen.
+        let at = black_box(at);
+        if at + N > self.length {
+            return None;
+        }
+        let at = at & (SIZE - 1);
+        // SAFETY: a masked place and a piece are within the array.
+        Some(unsafe { self.bytes.as_ptr().add(at).cast::<[u8; N]>().read() })
+    }
+}
+
+#[inline(always)]
+fn remember(key: &LearnedKey, name: u64, now: u64) {
+    if let Some(learned) = LEARNED.get_ptr_mut(key) {
+        // SAFETY: an entry of this workload. Two CPUs that write it at the same time may lose
+        // a name of several, until it is told again.
+        unsafe {
+            (*learned).seen_ns = now;
+            add_name(&mut (*learned).names, name);
+        }
+        return;
+    }
+    let Some(budget) = BUDGETS.get_ptr_mut(WorkloadKey {
+        cgroup_id: key.workload,
+    }) else {
+        return;
+    };
+    // SAFETY: an entry, which the kernel keeps while the program runs.
+    let (used, limit) = unsafe { (&raw mut (*budget).used, (*budget).limit) };
+    // SAFETY: as above; other CPUs write it.
+    if unsafe { used.read_volatile() } >= limit {
+        count!(learned_full);
+        return;
+    }
+    let mut names = [0; NAMES_PER_ADDRESS];
+    names[0] = name;
+    let learned = Learned {
+        names,
+        seen_ns: now,
+    };
+    match LEARNED.insert(key, learned, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {
+            // SAFETY: as above, and aligned.
+            unsafe { atomic_increment(used) };
+            count!(learned);
+        }
+        // Another CPU was faster, and counts.
+        Err(EEXIST) => {}
+        Err(_) => count!(learned_full),
+    }
+}
+
+/// Adds one, whatever other CPUs add. `core` has no such operation for this target.
+#[inline(always)]
+unsafe fn atomic_increment(counter: *mut u64) {
+    // SAFETY: the caller's pointer is valid and aligned; nothing else is touched.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({counter} + 0) += {one}",
+            counter = in(reg) counter,
+            one = in(reg) 1u64,
+            options(nostack),
+        );
+    }
+}
+
+/// Puts a name in front, in an empty place or in that of the oldest.
+#[inline(always)]
+fn add_name(names: &mut [u64; NAMES_PER_ADDRESS], name: u64) {
+    let [a, b, c, d] = *names;
+    if a != name && b != name && c != name && d != name {
+        *names = [name, a, b, c];
+    }
+}
