@@ -6,7 +6,7 @@
 //! (RFC 4291, section 2.5.5.2).
 
 /// Version of everything in this file; part of the pin path and of [`Config`].
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Most entries of `WORKLOADS`.
 pub const MAX_WORKLOADS: usize = 4_096;
@@ -47,7 +47,19 @@ pub struct Workload {
     pub port_v4: u16,
     /// Port of its listener on `::1`; 0 when there is none.
     pub port_v6: u16,
+    /// [`WORKLOAD_PENDING`].
+    pub flags: u32,
+    /// Zero.
+    pub pad: u32,
 }
+
+/// The workload is known and not served yet: what its policy wants is refused, or left alone if
+/// it fails open.
+pub const WORKLOAD_PENDING: u32 = 1;
+
+/// Policy of a pending workload of which it is not known yet what it is granted: it wants
+/// what any policy of the node wants. No policy of the controller has this number.
+pub const POLICY_ANY: u32 = u32::MAX;
 
 /// Key of `DESTINATIONS`.
 #[repr(C)]
@@ -276,7 +288,7 @@ macro_rules! no_padding {
 
 no_padding! {
     WorkloadKey = 8;
-    Workload = 4 | 2 | 2;
+    Workload = 4 | 2 | 2 | 4 | 4;
     DestinationKey = 4 | 16;
     Destination = 4 | 4 | 8;
     HostnameKey = 8 | 4 | 4;

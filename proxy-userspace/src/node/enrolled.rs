@@ -52,6 +52,8 @@ impl Enrolled {
             policy: policy.0,
             port_v4: self.ports.0,
             port_v6: self.ports.1,
+            flags: 0,
+            pad: 0,
         }
     }
 

@@ -3,7 +3,6 @@
 
 mod bad_input;
 mod check;
-mod dns;
 mod forward;
 mod git_and_apis;
 mod hostile;
@@ -11,10 +10,8 @@ mod hosts;
 mod kernel;
 mod lifecycle;
 mod load;
-mod name_server;
 mod node;
 mod pods;
 mod registry;
 mod rig;
 mod support;
-mod take_over;

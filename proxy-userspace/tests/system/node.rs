@@ -317,7 +317,7 @@ async fn connectors_that_are_gone_leave_no_entries() -> Result<()> {
 fn entries(pod: &Pod, map: &str) -> Result<usize> {
     let mut dump = Command::new("bpftool");
     dump.args(["--json", "map", "dump", "pinned"])
-        .arg(pod.pins().join("abi1").join(map));
+        .arg(pod.pinned(map));
     let entries: serde_json::Value = serde_json::from_str(&stdout(&output(dump)?))?;
     Ok(entries.as_array().map_or(0, Vec::len))
 }

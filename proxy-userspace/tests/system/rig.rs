@@ -27,6 +27,7 @@ use postern::{
     tls::{Authority, Interceptor, Roots},
     workload::{Cgroup, NetNs, PolicyId, Workload},
 };
+use proxy_common::maps::ABI;
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use testkit::{Pki, Sandbox, SandboxOptions, run_ok};
@@ -42,6 +43,11 @@ use crate::support::{output, stdout};
 /// What curl says when it is refused.
 pub(crate) const CURL_REFUSED: i32 = 7;
 pub(crate) const POLICY: PolicyId = PolicyId(1);
+
+/// Directory of what is pinned, below that of an agent.
+pub(crate) fn abi() -> String {
+    format!("abi{ABI}")
+}
 
 /// The only policy grants these.
 pub(crate) fn policy(granted: &[Granted]) -> BTreeMap<PolicyId, Vec<Granted>> {
@@ -106,6 +112,11 @@ impl Pod {
     /// Where the agents of this test pin.
     pub(crate) fn pins(&self) -> &Path {
         &self.pins
+    }
+
+    /// Where a map or link is pinned.
+    pub(crate) fn pinned(&self, name: &str) -> PathBuf {
+        self.pins.join(abi()).join(name)
     }
 
     pub(crate) fn proxy(&self) -> Result<Arc<Proxy>> {

@@ -19,10 +19,11 @@ use testkit::SiteAuth;
 
 use crate::{
     hosts::with_hosts,
-    name_server::{ASK, NameServer, address, alias, inside, query, reply},
     rig::{HOOKS, Pod, policy, settled},
     support::{TOKEN, api, counter, ok, output, stdout},
 };
+
+use super::name_server::{ASK, NameServer, address, alias, inside, query, reply};
 
 /// A name that Postern resolves to the host's secondary address on the link of the test's pod.
 const HOST: &str = "upstream.test";
@@ -65,7 +66,7 @@ fn served(pod: &Pod, client: &Pod, ip: IpAddr, port: u16) -> Result<()> {
 fn entries(pod: &Pod, map: &str) -> Result<Vec<serde_json::Value>> {
     let mut dump = Command::new("bpftool");
     dump.args(["--json", "map", "dump", "pinned"])
-        .arg(pod.pins().join("abi1").join(map));
+        .arg(pod.pinned(map));
     Ok(serde_json::from_str(&stdout(&output(dump)?))?)
 }
 

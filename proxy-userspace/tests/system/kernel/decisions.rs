@@ -69,6 +69,8 @@ impl Rig {
             policy: POLICY,
             port_v4,
             port_v6,
+            flags: 0,
+            pad: 0,
         };
         datapath.enrol(cgroup.id(), workload)?;
         datapath.attach(cgroup.directory())?;

@@ -13,7 +13,7 @@ use postern::{
 use testkit::{command::stdout_of, run_ok};
 
 use crate::{
-    rig::{CURL_REFUSED, HOOKS, Pod, policy},
+    rig::{CURL_REFUSED, HOOKS, Pod, abi, policy},
     support::{output, stderr, stdout},
 };
 
@@ -97,7 +97,7 @@ async fn after_a_crash_connectors_refuse_until_the_next_agent_serves() -> Result
 fn refused_as_stale(pod: &Pod) -> Result<bool> {
     let mut dump = Command::new("bpftool");
     dump.args(["--json", "map", "dump", "pinned"])
-        .arg(pod.pins().join("abi1/STATS"));
+        .arg(pod.pinned("STATS"));
     let stats: serde_json::Value = serde_json::from_str(&stdout_of(dump)?)?;
     let per_cpu = stats[0]["formatted"]["values"]
         .as_array()
@@ -192,7 +192,7 @@ async fn nobody_gives_way_to_a_newcomer_that_cannot_run() -> Result<()> {
     let mut incumbent = pod.agent(&[]).await?;
     let before = owner(&pod)?;
     // A map that the newcomer cannot use.
-    let path = pod.pins().join("abi1/STATS");
+    let path = pod.pinned("STATS");
     fs::remove_file(&path)?;
     let mut create = Command::new("bpftool");
     create.args(["map", "create"]).arg(&path);
@@ -211,7 +211,7 @@ async fn nobody_gives_way_to_a_newcomer_that_cannot_run() -> Result<()> {
 fn owner(pod: &Pod) -> Result<String> {
     let mut dump = Command::new("bpftool");
     dump.args(["--json", "map", "dump", "pinned"])
-        .arg(pod.pins().join("abi1/CONFIG"));
+        .arg(pod.pinned("CONFIG"));
     let config: serde_json::Value = serde_json::from_str(&stdout_of(dump)?)?;
     let owner = &config[0]["formatted"]["value"]["owner"];
     ensure!(!owner.is_null(), "{config}");
@@ -232,7 +232,7 @@ async fn strangers_and_cgroups_that_are_gone_are_forgotten() -> Result<()> {
     ensure!(next.enrolled().collect::<Vec<_>>() == [pod.cgroup.id()]);
     let mut dump = Command::new("bpftool");
     dump.args(["--json", "map", "dump", "pinned"])
-        .arg(pod.pins().join("abi1/WORKLOADS"));
+        .arg(pod.pinned("WORKLOADS"));
     let workloads: serde_json::Value = serde_json::from_str(&stdout_of(dump)?)?;
     ensure!(workloads.as_array().map(Vec::len) == Some(1), "{workloads}");
     Ok(())
@@ -255,7 +255,10 @@ async fn unload_removes_everything_unless_an_agent_runs() -> Result<()> {
     fs::create_dir(pod.pins().join("abi0"))?;
     let done = run()?;
     ensure!(done.status.success(), "{done:?}");
-    ensure!(stdout(&done).contains("abi1: 6 links, 10 maps"), "{done:?}");
+    ensure!(
+        stdout(&done).contains(&format!("{}: 6 links, 10 maps", abi())),
+        "{done:?}"
+    );
     pod.attaches(&[]).await?;
     ensure!(!pod.pins().exists());
     ensure!(stdout(&run()?).contains("nothing is pinned"));
@@ -265,7 +268,7 @@ async fn unload_removes_everything_unless_an_agent_runs() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn maps_of_another_layout_are_not_touched() -> Result<()> {
     let pod = Pod::new("layout")?;
-    let directory = pod.pins().join("abi1");
+    let directory = pod.pins().join(abi());
     fs::create_dir_all(&directory)?;
     let mut create = Command::new("bpftool");
     create.args(["map", "create"]).arg(directory.join("CONFIG"));
