@@ -3,5 +3,8 @@
 
 mod decisions;
 mod dns;
+mod kinds;
 mod name_server;
+mod probe;
+mod rig;
 mod take_over;
