@@ -106,11 +106,15 @@ impl Stats {
     /// are too many for more.
     #[inline(always)]
     pub const fn count(&mut self, transport: Transport, reason: Reason) {
-        let tcp = matches!(transport, Transport::Tcp);
+        if matches!(reason, Reason::Udp) {
+            self.refused_udp = self.refused_udp.wrapping_add(1);
+            return;
+        }
+        if matches!(transport, Transport::Udp) {
+            return;
+        }
         let counter = match reason {
-            Reason::Udp => &mut self.refused_udp,
-            Reason::NotEnrolled | Reason::Dns => return,
-            _ if !tcp => return,
+            Reason::NotEnrolled | Reason::Dns | Reason::Udp => return,
             Reason::Unwanted | Reason::Listener => &mut self.untouched,
             Reason::SwitchedOff | Reason::PendingOpen | Reason::StaleOpen => &mut self.bypassed,
             Reason::Pending => &mut self.refused_pending,
@@ -123,8 +127,6 @@ impl Stats {
             Reason::Redirected => &mut self.redirected,
         };
         *counter = counter.wrapping_add(1);
-        if tcp {
-            self.connects = self.connects.wrapping_add(1);
-        }
+        self.connects = self.connects.wrapping_add(1);
     }
 }
