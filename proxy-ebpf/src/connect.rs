@@ -124,7 +124,9 @@ fn connect(ctx: *mut bpf_sock_addr, addr: Addr) -> Outcome {
 
 #[inline(always)]
 fn send(ctx: *mut bpf_sock_addr, addr: Addr) -> i32 {
-    let Some(dial) = dial(ctx, addr) else {
+    let dial = dial(ctx, addr);
+    // UDP-Lite comes here as well.
+    let Some(dial) = dial.filter(|dial| dial.transport == Transport::Udp) else {
         return PROCEED;
     };
     let reason = decide(&Call(ctx), &dial).reason;

@@ -17,7 +17,10 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::socket::{VsockAddr, setsockopt, sockopt as nix_options},
+    sys::socket::{
+        MsgFlags, MultiHeaders, SockaddrStorage, VsockAddr, sendmmsg, setsockopt,
+        sockopt as nix_options,
+    },
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -163,6 +166,7 @@ impl Steps {
             ["sendto", name, address, text] => {
                 self.sendto(name, address, text, SendFlags::NOSIGNAL)
             }
+            ["sendmmsg", name, address, text] => self.sendmmsg(name, address, text),
             ["fastopen", name, address, text] => {
                 let flags = SendFlags::NOSIGNAL | SendFlags::from_bits_retain(MSG_FASTOPEN);
                 self.sendto(name, address, text, flags)
@@ -224,6 +228,17 @@ impl Steps {
     fn sendto(&self, name: &str, address: &str, text: &str, flags: SendFlags) -> Answer {
         let address: SocketAddr = parsed(address)?;
         done(sendto(self.get(name)?, text.as_bytes(), flags, &address).map(drop))
+    }
+
+    /// Two datagrams with one call; how many of them went out.
+    fn sendmmsg(&self, name: &str, address: &str, text: &str) -> Answer {
+        let address = SockaddrStorage::from(parsed::<SocketAddr>(address)?);
+        let data = [[IoSlice::new(text.as_bytes())]; 2];
+        let mut headers = MultiHeaders::preallocate(2, None);
+        let fd = self.get(name)?.as_raw_fd();
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        let sent = sendmmsg(fd, &mut headers, &data, [Some(address); 2], [], flags)?;
+        Ok(sent.count().to_string())
     }
 }
 
