@@ -25,8 +25,8 @@ use aya::{
 };
 use nix::time::{ClockId, clock_gettime};
 use proxy_common::maps::{
-    Config, Credential, CredentialKey, Destination, DestinationKey, HostnameKey, Stats, Workload,
-    WorkloadKey,
+    Config, Credential, CredentialKey, Destination, DestinationKey, HostnameKey, POLICY_ANY, Stats,
+    WORKLOAD_PENDING, Workload, WorkloadKey,
 };
 
 use learning::Learning;
@@ -137,8 +137,34 @@ impl Datapath {
         self.adopt()
     }
 
-    /// Has a workload's DNS answers looked at once it is [enrolled](Self::enrol); `cgroup` is
-    /// the directory of its cgroup.
+    /// Has what `policy` wants refused to a workload that is not served yet, or left alone where
+    /// it fails open; the workload's own policy, or [`POLICY_ANY`].
+    pub fn pend(&mut self, cgroup_id: u64, policy: u32) -> Result<(), DatapathError> {
+        let workload = Workload {
+            policy,
+            port_v4: 0,
+            port_v6: 0,
+            flags: WORKLOAD_PENDING,
+            pad: 0,
+        };
+        self.workloads.put(WorkloadKey { cgroup_id }, workload)
+    }
+
+    /// Whether the agent that gave way to this one serves a workload, for as long as it does so.
+    pub fn is_left_served(&self, cgroup_id: u64) -> bool {
+        let handed_over = self.pins.as_ref().is_some_and(Pins::handed_over);
+        let entry = self.workloads.get(&WorkloadKey { cgroup_id });
+        handed_over && entry.is_some_and(|entry| entry.flags & WORKLOAD_PENDING == 0)
+    }
+
+    /// Whether some workload wants what any policy wants.
+    pub fn has_unclassified(&self) -> bool {
+        let mut workloads = self.workloads.values();
+        workloads.any(|workload| workload.policy == POLICY_ANY)
+    }
+
+    /// Has a workload's DNS answers and datagrams looked at once it is [enrolled](Self::enrol) or
+    /// [pending](Self::pend); `cgroup` is the directory of its cgroup.
     pub fn learn(&mut self, cgroup_id: u64, cgroup: &Path) -> Result<(), DatapathError> {
         let directory = File::open(cgroup).map_err(DatapathError::pins("open", cgroup))?;
         if self::cgroup_id(&directory)? != cgroup_id {
@@ -163,10 +189,10 @@ impl Datapath {
         self.workloads.retain(|key| wanted(key.cgroup_id))?;
         self.learning.retain(&wanted, self.pins.as_ref())?;
         self.adopt()?;
-        let is_learner = |hook: &str| load::LEARNERS.iter().any(|(name, _)| *name == hook);
+        let of_workload = |hook: &str| load::OF_WORKLOAD.iter().any(|(name, _)| *name == hook);
         match &self.pins {
             Some(pins) => pins.retain_links(|hook, cgroup| {
-                if is_learner(hook) {
+                if of_workload(hook) {
                     wanted(cgroup)
                 } else {
                     self.attached.contains(&cgroup)
@@ -353,6 +379,8 @@ fn add(sum: Stats, cpu: &Stats) -> Stats {
         refused_stale: sum.refused_stale + cpu.refused_stale,
         refused_sock: sum.refused_sock + cpu.refused_sock,
         refused_mem: sum.refused_mem + cpu.refused_mem,
+        refused_pending: sum.refused_pending + cpu.refused_pending,
+        refused_udp: sum.refused_udp + cpu.refused_udp,
         flows: sum.flows + cpu.flows,
         flows_lost: sum.flows_lost + cpu.flows_lost,
         dns_answers: sum.dns_answers + cpu.dns_answers,
