@@ -3,6 +3,7 @@
 
 mod decisions;
 mod dns;
+mod identity;
 mod kinds;
 mod name_server;
 mod probe;
