@@ -4,6 +4,7 @@
 mod datagrams;
 mod decisions;
 mod dns;
+mod identity;
 mod kinds;
 mod name_server;
 mod pending;
