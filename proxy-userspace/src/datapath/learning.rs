@@ -24,7 +24,7 @@ use proxy_common::maps::{
 use tokio::time::Instant;
 
 use super::{
-    DatapathError, Pins, load,
+    DatapathError, Pins, attach, load,
     mirror::{self, Mirror},
 };
 use crate::limits;
@@ -92,7 +92,7 @@ impl Learning {
             self.set_budget(key, 0)?;
         }
         if let Some(pins) = pins {
-            return load::attach_pinned(ebpf, &load::LEARNERS, cgroup, cgroup_id, pins);
+            return attach::attach_pinned(ebpf, &load::LEARNERS, cgroup, cgroup_id, pins);
         }
         let link = load::attach_learner(ebpf, cgroup)?;
         // The one before, if there is one, is detached.

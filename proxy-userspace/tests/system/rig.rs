@@ -17,8 +17,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use postern::{
-    datapath::unload,
-    node::{Binding, Granted, Node},
+    datapath::{Succession, unload},
+    node::{Binding, Granted, Node, NodeError},
     proxy::Proxy,
     state::{
         Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
@@ -30,7 +30,7 @@ use postern::{
 use proxy_common::maps::ABI;
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use testkit::{Pki, Sandbox, SandboxOptions, run_ok};
+use testkit::{Pki, Sandbox, SandboxOptions, command::stdout_of, run_ok};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
@@ -52,6 +52,58 @@ pub(crate) fn abi() -> String {
 /// The only policy grants these.
 pub(crate) fn policy(granted: &[Granted]) -> BTreeMap<PolicyId, Vec<Granted>> {
     BTreeMap::from([(POLICY, granted.to_vec())])
+}
+
+/// A Connector with a bearer token.
+pub(crate) fn connector(
+    id: u32,
+    host: IpAddr,
+    scheme: Scheme,
+    port: u16,
+    token: &str,
+) -> Connector {
+    Connector {
+        id: ConnectorId(id),
+        namespace: "default".into(),
+        name: format!("c{id}"),
+        class: "generic-bearer".into(),
+        address: Address {
+            scheme,
+            host: host.to_string(),
+            port,
+            path: String::new(),
+        },
+        extensions: Vec::new(),
+        protocol: Protocol::Http,
+        credential: Some(Credential::Bearer {
+            token: token.into(),
+        }),
+        client_authorization: ClientAuthorization::Replace,
+        failure_policy: FailurePolicy::Closed,
+        extra_roots: Arc::new([]),
+    }
+}
+
+/// In its first generation.
+pub(crate) fn granted(connector: Connector) -> Granted {
+    Granted {
+        connector: Arc::new(connector),
+        binding: Binding::of_file(),
+    }
+}
+
+/// What an agent needs to serve connections to a host.
+pub(crate) fn proxy_for(host: IpAddr) -> Result<(Arc<Proxy>, String)> {
+    let (authority, root_pem) = Authority::with_root(&[host.to_string()])?;
+    let interceptor = Interceptor::new()?;
+    interceptor.set_authority(authority);
+    let proxy = Arc::new(Proxy {
+        policies: ArcSwap::default(),
+        interceptor,
+        resolver: Arc::default(),
+        counters: Arc::default(),
+    });
+    Ok((proxy, root_pem))
 }
 
 pub(crate) struct Pod {
@@ -125,21 +177,22 @@ impl Pod {
 
     /// The same, and the root that its clients have to trust, in PEM.
     pub(crate) fn proxy_with_root(&self) -> Result<(Arc<Proxy>, String)> {
-        let (authority, root_pem) = Authority::with_root(&[self.host.to_string()])?;
-        let interceptor = Interceptor::new()?;
-        interceptor.set_authority(authority);
-        let proxy = Arc::new(Proxy {
-            policies: ArcSwap::default(),
-            interceptor,
-            resolver: Arc::default(),
-            counters: Arc::default(),
-        });
-        Ok((proxy, root_pem))
+        proxy_for(self.host)
+    }
+
+    /// An agent on this node, in the place of the one that runs, if one does.
+    pub(crate) async fn take_over(&self) -> Result<Node> {
+        Ok(self.node(Succession::TakeOver).await?)
+    }
+
+    pub(crate) async fn node(&self, succession: Succession) -> Result<Node, NodeError> {
+        let proxy = self.proxy().expect("a proxy");
+        Node::take_over(proxy, self.cgroup.levels(), &self.pins, succession).await
     }
 
     /// An agent on this node that serves the pod, with these grants.
     pub(crate) async fn agent(&self, granted: &[Granted]) -> Result<Node> {
-        let mut node = Node::take_over(self.proxy()?, self.cgroup.levels(), &self.pins).await?;
+        let mut node = self.take_over().await?;
         self.serve(&mut node, granted)?;
         Ok(node)
     }
@@ -166,34 +219,13 @@ impl Pod {
 
     /// A Connector with a bearer token, in its first generation.
     pub(crate) fn connector(&self, id: u32, scheme: Scheme, port: u16, token: &str) -> Granted {
-        let connector = Connector {
-            id: ConnectorId(id),
-            namespace: "default".into(),
-            name: format!("c{id}"),
-            class: "generic-bearer".into(),
-            address: Address {
-                scheme,
-                host: self.host.to_string(),
-                port,
-                path: String::new(),
-            },
-            extensions: Vec::new(),
-            protocol: Protocol::Http,
-            credential: Some(Credential::Bearer {
-                token: token.into(),
-            }),
-            client_authorization: ClientAuthorization::Replace,
-            failure_policy: FailurePolicy::Closed,
-            extra_roots: CertificateDer::pem_file_iter(self.pki.ca())
-                .into_iter()
-                .flatten()
-                .filter_map(Result::ok)
-                .collect(),
-        };
-        Granted {
-            connector: Arc::new(connector),
-            binding: Binding::of_file(),
-        }
+        let mut connector = connector(id, self.host, scheme, port, token);
+        connector.extra_roots = CertificateDer::pem_file_iter(self.pki.ca())
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+            .collect();
+        granted(connector)
     }
 
     /// A server on the host that answers each request with the address and the
@@ -276,6 +308,11 @@ impl Pod {
             .with_context(|| format!("attached: {:?}", self.attached()))
     }
 
+    /// The links to the pod's cgroup: from their ids to those of their programs.
+    pub(crate) fn links(&self) -> Result<BTreeMap<u64, u64>> {
+        links_of(self.cgroup.id())
+    }
+
     /// Programs attached to the pod's cgroup, by hook.
     fn attached(&self) -> Result<Vec<String>> {
         let mut list = Command::new("bpftool");
@@ -323,6 +360,24 @@ pub(crate) const HOOKS: [&str; 6] = [
     "getpeername4",
     "getpeername6",
 ];
+
+/// The links to a cgroup, wherever they are held: from their ids to those of their programs.
+pub(crate) fn links_of(cgroup_id: u64) -> Result<BTreeMap<u64, u64>> {
+    let mut list = Command::new("bpftool");
+    list.args(["--json", "link", "list"]);
+    let list: serde_json::Value = serde_json::from_str(&stdout_of(list)?)?;
+    let links = list.as_array().into_iter().flatten();
+    let links = links.filter(|link| link["cgroup_id"].as_u64() == Some(cgroup_id));
+    links
+        .map(|link| Ok((number(&link["id"])?, number(&link["prog_id"])?)))
+        .collect()
+}
+
+fn number(value: &serde_json::Value) -> Result<u64> {
+    value
+        .as_u64()
+        .with_context(|| format!("no number: {value}"))
+}
 
 /// Waits until something holds that other threads bring about.
 pub(crate) async fn settled(mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
