@@ -1,7 +1,12 @@
 //! The kernel programs and the maps behind them, with real sockets. These tests also run on
 //! other kernels, in a machine that has little more than they need.
 
+mod clients;
+mod crash;
 mod decisions;
 mod dns;
+mod links;
 mod name_server;
 mod take_over;
+mod upgrades;
+mod versions;
