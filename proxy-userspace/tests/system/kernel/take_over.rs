@@ -211,6 +211,43 @@ async fn nobody_gives_way_to_a_newcomer_that_cannot_run() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_agent_does_not_start_unless_it_is_to_take_over() -> Result<()> {
+    let pod = Pod::new("second")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let granted = [pod.connector(1, Scheme::Http, port, "token")];
+    let mut first = pod.agent(&granted).await?;
+    let (before, links) = (owner(&pod)?, pod.links()?);
+    let error = pod.node(Succession::Refuse).await.err();
+    let error = error.context("it started")?.to_string();
+    let directory = pod.pins().join(abi()).display().to_string();
+    for part in [&directory, "stop it", "--take-over"] {
+        ensure!(error.contains(part), "{error}");
+    }
+    // The program says so before it does anything that the other one could notice.
+    let files = testkit::TempDir::new("second")?;
+    let run = files.join("run");
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_postern"));
+    agent.args(["agent", "--node=node", "--controller=127.0.0.1:1", "--pins"]);
+    agent.arg(pod.pins()).arg("--run-dir").arg(&run);
+    agent.env_remove("POSTERN_TAKE_OVER");
+    let refused = output(agent)?;
+    ensure!(refused.status.code() == Some(125), "{refused:?}");
+    ensure!(stderr(&refused).contains(&error), "{refused:?}");
+    ensure!(!run.exists());
+
+    ensure!(
+        owner(&pod)? == before && pod.links()? == links,
+        "it noticed"
+    );
+    ensure!(pod.seen(&[&pod.url(port)])? == format!("{} Bearer token", pod.host));
+    first.set_policies(policy(&granted), &Roots::none())?;
+    drop(first);
+    // The lock of an agent that is gone is no obstacle.
+    pod.only_agent().await.map(drop)?;
+    Ok(())
+}
+
 /// Who writes the maps, or wants to.
 fn owner(pod: &Pod) -> Result<String> {
     let mut dump = Command::new("bpftool");
