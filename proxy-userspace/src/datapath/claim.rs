@@ -10,7 +10,7 @@ use std::{
 
 use proxy_common::maps::Config;
 
-use super::{DatapathError, sys::RawMap};
+use super::{DatapathError, monotonic_ns, sys::RawMap};
 
 /// The only key of an array.
 const FIRST: [u8; 4] = 0u32.to_ne_bytes();
@@ -31,14 +31,17 @@ impl KnownConfig {
         config.owner().is_ok().then_some(config)
     }
 
-    /// When an agent last gave a sign of life, and from which age on that does not count, in
-    /// nanoseconds of `CLOCK_MONOTONIC`.
-    pub(super) fn heartbeat(&self) -> Result<(u64, u64), DatapathError> {
+    /// Whether an agent gave a sign of life a moment ago.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.age_and_grace_ns()
+            .is_ok_and(|(age_ns, grace_ns)| age_ns <= grace_ns)
+    }
+
+    fn age_and_grace_ns(&self) -> Result<(u64, u64), DatapathError> {
         let value = self.read()?;
-        Ok((
-            self.field(&value, offset_of!(Config, heartbeat_ns))?,
-            self.field(&value, offset_of!(Config, grace_ns))?,
-        ))
+        let heartbeat_ns = self.field(&value, offset_of!(Config, heartbeat_ns))?;
+        let grace_ns = self.field(&value, offset_of!(Config, grace_ns))?;
+        Ok((monotonic_ns()?.saturating_sub(heartbeat_ns), grace_ns))
     }
 
     /// Gives a sign of life.

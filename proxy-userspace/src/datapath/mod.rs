@@ -192,7 +192,8 @@ impl Datapath {
             is_one_of(&load::PROGRAMS, hook) && self.attached.contains(&cgroup)
                 || is_one_of(&load::LEARNERS, hook) && wanted(cgroup)
         })?;
-        pins.end_predecessors()
+        pins.end_predecessors();
+        Ok(())
     }
 
     /// Wanted workloads that nobody serves stay refused when the programs of another version

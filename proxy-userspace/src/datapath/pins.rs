@@ -133,9 +133,11 @@ impl Pins {
                 let handed_over = claims.include(&locked.path);
                 Predecessor::new(locked, handed_over)
             })
-            .collect::<Result<_, _>>()?;
+            .collect();
+        let config = KnownConfig::open(directory);
+        let serves = config.as_ref().is_some_and(KnownConfig::is_fresh);
         let pins = Self {
-            handed_over: claims.include(directory),
+            handed_over: claims.include(directory) && serves,
             owner: claims.keep(),
             // `lock_all` has seen to it that it is there.
             directory: own.pop().ok_or_else(|| DatapathError::Held {
@@ -145,9 +147,7 @@ impl Pins {
         };
         // The kernel has been waiting since the other agent stopped writing.
         let now_ns = monotonic_ns()?;
-        if pins.handed_over
-            && let Some(config) = KnownConfig::open(&pins.directory.path)
-        {
+        if let Some(config) = config.filter(|_| pins.handed_over) {
             config.swap_owner(|_| Some(pins.owner))?;
             config.set_heartbeat(now_ns)?;
         }
@@ -224,13 +224,20 @@ impl Pins {
     }
 
     /// Removes what agents of other versions have pinned.
-    pub(super) fn end_predecessors(&mut self) -> Result<(), DatapathError> {
-        while let Some(predecessor) = self.predecessors.last() {
-            let removed = predecessor.remove()?;
-            self.predecessors.pop();
-            tracing::info!("removed what an agent of another version had in the kernel: {removed}");
-        }
-        Ok(())
+    pub(super) fn end_predecessors(&mut self) {
+        self.predecessors.retain(|predecessor| {
+            let removed = predecessor.remove();
+            match &removed {
+                Ok(removed) => tracing::info!(
+                    "removed what an agent of another version had in the kernel: {removed}"
+                ),
+                Err(error) => tracing::error!(
+                    "what an agent of another version has in the kernel stays, and may refuse \
+                     connections: {error}"
+                ),
+            }
+            removed.is_err()
+        });
     }
 }
 

@@ -14,7 +14,6 @@ use super::{
     DatapathError,
     claim::KnownConfig,
     directory::{Locked, Unloaded},
-    monotonic_ns,
     sys::RawMap,
 };
 
@@ -33,20 +32,16 @@ pub(super) struct Predecessor {
 
 impl Predecessor {
     /// `handed_over` is whether its agent had to be told to give way.
-    pub(super) fn new(directory: Locked, handed_over: bool) -> Result<Self, DatapathError> {
+    pub(super) fn new(directory: Locked, handed_over: bool) -> Self {
         let config = KnownConfig::open(&directory.path);
-        // One that was on its way to end a predecessor may have been told as well.
-        let serves = match &config {
-            Some(config) if handed_over => is_fresh(config)?,
-            _ => false,
-        };
-        Ok(Self {
+        Self {
+            // One that was about to end a predecessor may have been told instead of it.
+            serves: handed_over && config.as_ref().is_some_and(KnownConfig::is_fresh),
             // Without this map nothing is redirected.
             workloads: RawMap::open(&directory.path.join("WORKLOADS")).unwrap_or_default(),
             directory,
             config,
-            serves,
-        })
+        }
     }
 
     /// The sign of life that its agent does not give any more, if it serves.
@@ -96,9 +91,4 @@ impl Predecessor {
     fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> DatapathError {
         DatapathError::pins(what, &self.directory.path)
     }
-}
-
-fn is_fresh(config: &KnownConfig) -> Result<bool, DatapathError> {
-    let (heartbeat_ns, grace_ns) = config.heartbeat()?;
-    Ok(monotonic_ns()?.saturating_sub(heartbeat_ns) <= grace_ns)
 }

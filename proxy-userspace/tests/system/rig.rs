@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use postern::{
-    datapath::{Succession, unload},
+    datapath::{DatapathError, Succession, unload},
     node::{Binding, Granted, Node, NodeError},
     proxy::Proxy,
     state::{
@@ -30,7 +30,7 @@ use postern::{
 use proxy_common::maps::ABI;
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use testkit::{Pki, Sandbox, SandboxOptions, command::stdout_of, run_ok};
+use testkit::{Pki, Sandbox, SandboxOptions, run_ok};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
@@ -185,6 +185,19 @@ impl Pod {
         Ok(self.node(Succession::TakeOver).await?)
     }
 
+    /// The only agent on this node, after others that are gone. What a test starts meanwhile may
+    /// keep the lock of one that was dropped for a moment, until it is another program.
+    pub(crate) async fn only_agent(&self) -> Result<Node> {
+        for _ in 0..1000 {
+            match self.node(Succession::Refuse).await {
+                Err(NodeError::Datapath(DatapathError::Held { .. })) => {}
+                node => return Ok(node?),
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        bail!("an agent stays")
+    }
+
     pub(crate) async fn node(&self, succession: Succession) -> Result<Node, NodeError> {
         let proxy = self.proxy().expect("a proxy");
         Node::take_over(proxy, self.cgroup.levels(), &self.pins, succession).await
@@ -308,11 +321,6 @@ impl Pod {
             .with_context(|| format!("attached: {:?}", self.attached()))
     }
 
-    /// The links to the pod's cgroup: from their ids to those of their programs.
-    pub(crate) fn links(&self) -> Result<BTreeMap<u64, u64>> {
-        links_of(self.cgroup.id())
-    }
-
     /// Programs attached to the pod's cgroup, by hook.
     fn attached(&self) -> Result<Vec<String>> {
         let mut list = Command::new("bpftool");
@@ -360,24 +368,6 @@ pub(crate) const HOOKS: [&str; 6] = [
     "getpeername4",
     "getpeername6",
 ];
-
-/// The links to a cgroup, wherever they are held: from their ids to those of their programs.
-pub(crate) fn links_of(cgroup_id: u64) -> Result<BTreeMap<u64, u64>> {
-    let mut list = Command::new("bpftool");
-    list.args(["--json", "link", "list"]);
-    let list: serde_json::Value = serde_json::from_str(&stdout_of(list)?)?;
-    let links = list.as_array().into_iter().flatten();
-    let links = links.filter(|link| link["cgroup_id"].as_u64() == Some(cgroup_id));
-    links
-        .map(|link| Ok((number(&link["id"])?, number(&link["prog_id"])?)))
-        .collect()
-}
-
-fn number(value: &serde_json::Value) -> Result<u64> {
-    value
-        .as_u64()
-        .with_context(|| format!("no number: {value}"))
-}
 
 /// Waits until something holds that other threads bring about.
 pub(crate) async fn settled(mut holds: impl FnMut() -> Result<bool>) -> Result<()> {

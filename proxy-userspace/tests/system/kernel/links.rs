@@ -1,10 +1,10 @@
 //! Links that are taken over, and those that cannot be.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use postern::state::Scheme;
-use testkit::run_ok;
+use testkit::{command::stdout_of, run_ok};
 
 use crate::rig::{HOOKS, Pod};
 
@@ -99,4 +99,29 @@ async fn hooks_come_and_go_with_the_version() -> Result<()> {
 /// Where a link to the pod's cgroup is pinned.
 fn link(pod: &Pod, hook: &str) -> PathBuf {
     pod.pinned(&format!("{hook}-{}", pod.cgroup.id()))
+}
+
+impl Pod {
+    /// The links to the pod's cgroup: from their ids to those of their programs.
+    pub(super) fn links(&self) -> Result<BTreeMap<u64, u64>> {
+        links_of(self.cgroup.id())
+    }
+}
+
+/// The links to a cgroup, wherever they are held: from their ids to those of their programs.
+pub(super) fn links_of(cgroup_id: u64) -> Result<BTreeMap<u64, u64>> {
+    let mut list = Command::new("bpftool");
+    list.args(["--json", "link", "list"]);
+    let list: serde_json::Value = serde_json::from_str(&stdout_of(list)?)?;
+    let links = list.as_array().into_iter().flatten();
+    let links = links.filter(|link| link["cgroup_id"].as_u64() == Some(cgroup_id));
+    links
+        .map(|link| Ok((number(&link["id"])?, number(&link["prog_id"])?)))
+        .collect()
+}
+
+fn number(value: &serde_json::Value) -> Result<u64> {
+    value
+        .as_u64()
+        .with_context(|| format!("no number: {value}"))
 }

@@ -18,8 +18,11 @@ use postern::{
 };
 use tokio::task::JoinSet;
 
-use super::clients::{Client, Goal, Habit};
-use crate::rig::{HOOKS, Pod, links_of};
+use super::{
+    clients::{Client, Goal, Habit},
+    links::links_of,
+};
+use crate::rig::{HOOKS, Pod};
 
 const UPGRADES: usize = 50;
 /// Agents that may still serve what they have open.

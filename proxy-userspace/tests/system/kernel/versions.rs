@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use postern::{
-    datapath::{Succession, unload},
+    datapath::unload,
     limits,
     node::{Node, NodeError},
     state::{FailurePolicy, Scheme},
@@ -96,7 +96,7 @@ async fn what_a_dead_agent_of_another_version_refuses_stays_refused_until_it_is_
     let granted = [pod.connector(1, Scheme::Http, port, "token")];
     drop(pod.agent(&granted).await?);
     let other = of_another_version(&pod)?;
-    let mut next = pod.node(Succession::Refuse).await?;
+    let mut next = pod.only_agent().await?;
     next.set_policies(policy(&granted), &Roots::none())?;
     next.attach(pod.cgroup.directory())?;
     let refused = pod.curl(&[&pod.url(port)])?;
@@ -115,7 +115,7 @@ async fn a_workload_of_another_version_that_is_not_served_yet_stays_known() -> R
     let pod = Pod::new("known")?;
     drop(pod.agent(&[]).await?);
     of_another_version(&pod)?;
-    let mut next = pod.node(Succession::Refuse).await?;
+    let mut next = pod.only_agent().await?;
     next.attach(pod.cgroup.directory())?;
     let id = pod.cgroup.id();
     next.forget_strangers(|cgroup_id| cgroup_id == id)?;
@@ -175,7 +175,7 @@ async fn unload_removes_all_versions_unless_one_of_them_runs() -> Result<()> {
     let pod = Pod::new("unload-all")?;
     drop(pod.agent(&[]).await?);
     let other = of_another_version(&pod)?;
-    let mut next = pod.node(Succession::Refuse).await?;
+    let mut next = pod.only_agent().await?;
     next.attach(pod.cgroup.directory())?;
     ensure!(unload(pod.pins()).is_err(), "an agent runs");
     drop(next);
