@@ -130,7 +130,7 @@ impl World {
         let run = self.files.join(format!("run-{}", self.agents.get()));
         let mut command = self.node.command(&self.programs.postern);
         command
-            .args(["agent", "--log=debug", "--controller"])
+            .args(["agent", "--log=debug", "--take-over", "--controller"])
             .arg("postern-controller.postern-system.svc:8443")
             .args(["--node", node])
             .arg("--controller-ca")

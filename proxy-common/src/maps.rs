@@ -5,6 +5,8 @@
 //! are in host order; addresses are 16 bytes in network order, IPv4 in its v4-mapped form
 //! (RFC 4291, section 2.5.5.2).
 
+use core::mem::offset_of;
+
 /// Version of everything in this file; part of the pin path and of [`Config`].
 pub const ABI: u32 = 2;
 
@@ -29,7 +31,7 @@ pub const PORTS_PER_DESTINATION: usize = 4;
 /// Cgroup levels at which a workload may live.
 pub const MAX_LEVELS: usize = 8;
 
-/// Key of `WORKLOADS`.
+/// Key of `WORKLOADS`, in every version of the layout.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WorkloadKey {
@@ -199,6 +201,9 @@ pub struct FlowKey {
 }
 
 /// The one value of `CONFIG`.
+///
+/// Agents of all versions find each other here, whatever [`ABI`] they have: what is up to and
+/// with [`owner`](Self::owner) stays where it is, and new fields come after it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -310,6 +315,16 @@ no_padding! {
     Config = 8 | 8 | 4 | 4 | 8 | 8;
     Stats = 128;
 }
+
+// What agents of other versions rely on.
+const _: () = assert!(
+    offset_of!(Config, heartbeat_ns) == 0
+        && offset_of!(Config, grace_ns) == 8
+        && offset_of!(Config, abi) == 16
+        && offset_of!(Config, levels) == 24
+        && offset_of!(Config, owner) == 32
+);
+const _: () = assert!(size_of::<WorkloadKey>() == size_of::<u64>());
 
 #[cfg(feature = "aya")]
 mod pod {

@@ -114,8 +114,9 @@ pub const CLAIM_WATCH: Duration = Duration::from_millis(200);
 /// How long a replaced agent accepts connections of a workload that its successor serves:
 /// some are under way.
 pub const FLIP: Duration = Duration::from_secs(2);
-/// How long it accepts them while the successor does not serve the workload.
-pub const SUCCESSION: Duration = Duration::from_secs(30);
+/// How long it accepts them while the successor does not serve the workload; longer than
+/// [`FIRST_PODS`], after which a successor with other maps has taken its programs away.
+pub const SUCCESSION: Duration = Duration::from_secs(45);
 /// How long a replaced agent serves connections that are open.
 pub const HAND_OVER: Duration = Duration::from_mins(10);
 /// How often it looks whether it is done.

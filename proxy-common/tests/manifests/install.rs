@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Container, Namespace, PodSpec, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -101,6 +102,20 @@ fn image_tags_are_this_version() {
         .collect();
     let used = [agent(), controller()].map(|it| only_container(&it).image.clone());
     assert_eq!(named, used.into());
+}
+
+#[test]
+fn the_next_agent_takes_over_while_the_last_one_serves() {
+    let object = read::<DaemonSet>(&files::object("DaemonSet", "postern-agent"));
+    let strategy = object.spec.and_then(|spec| spec.update_strategy);
+    let update = strategy.and_then(|it| it.rolling_update);
+    let update = update.expect("a rolling update");
+    assert_eq!(update.max_unavailable, Some(IntOrString::Int(0)));
+    assert!(update.max_surge.is_some());
+    // It would not start beside the other one.
+    let pod = agent();
+    let arguments = only_container(&pod).args.iter().flatten();
+    assert!(arguments.into_iter().any(|it| it == "--take-over"));
 }
 
 #[test]

@@ -34,6 +34,7 @@ use tokio::{
 };
 
 use crate::{
+    datapath::{Succession, ensure_alone},
     limits,
     node::{Node, NodeError},
     process::raise_open_files,
@@ -68,6 +69,8 @@ pub struct Options {
     pub cgroup_root: Option<PathBuf>,
     /// Where programs and maps are pinned, on a BPF file system.
     pub pins: PathBuf,
+    /// What becomes of another agent that uses them.
+    pub succession: Succession,
     /// For the status socket.
     pub run_directory: PathBuf,
 }
@@ -91,6 +94,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 async fn start(options: &Options) -> Result<()> {
     let mut stop = Stop::listen()?;
+    if options.succession == Succession::Refuse {
+        // Before anything that the other one could notice, such as its socket.
+        ensure_alone(&options.pins)?;
+    }
     let cgroups = match &options.cgroup_root {
         Some(path) => path.clone(),
         None => hierarchy()?,
@@ -151,7 +158,12 @@ impl Agent {
         let kubepods = outermost(cgroups)?;
         let mut watcher = PodWatcher::new(cgroups)?;
         let levels = levels(&kubepods);
-        let take_over = Node::take_over(Arc::clone(&self.proxy), &levels, &options.pins);
+        let take_over = Node::take_over(
+            Arc::clone(&self.proxy),
+            &levels,
+            &options.pins,
+            options.succession,
+        );
         let mut node = tokio::select! {
             node = take_over => node?,
             () = stop.wait() => return Ok(()),

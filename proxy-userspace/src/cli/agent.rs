@@ -1,13 +1,17 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 
-use crate::agent::{self, Options};
+use crate::{
+    agent::{self, Options},
+    datapath::Succession,
+};
 
 /// Serves the pods of this node with what the controller sends.
 ///
-/// Runs until it gets SIGTERM or another agent takes over. What it attached and pinned stays:
+/// Runs until it gets SIGTERM; when another agent has taken over, it serves what is still open
+/// and waits for that. What it attached and pinned stays:
 /// while no agent runs, connections to Connectors are refused, or go out directly where the
 /// Connector says `failurePolicy: Open`. `postern unload` removes it.
 #[derive(Args)]
@@ -32,6 +36,10 @@ pub(super) struct Agent {
     /// hierarchy unless given.
     #[arg(long, value_name = "DIR")]
     cgroup_root: Option<PathBuf>,
+    /// Replaces an agent that runs on this node: it hands its pods over, and nobody notices.
+    /// Otherwise this one does not start beside it.
+    #[arg(long, env = "POSTERN_TAKE_OVER", value_parser = BoolishValueParser::new())]
+    take_over: bool,
     #[command(flatten)]
     pins: super::Pins,
     #[command(flatten)]
@@ -47,6 +55,11 @@ impl Agent {
             token_file: self.token_file,
             cgroup_root: self.cgroup_root,
             pins: self.pins.pins,
+            succession: if self.take_over {
+                Succession::TakeOver
+            } else {
+                Succession::Refuse
+            },
             run_directory: self.run_directory.run_directory,
         })
     }

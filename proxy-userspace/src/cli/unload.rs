@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use crate::datapath::{Unloaded, unload};
+use crate::datapath::unload;
 
 /// Removes what agents have left in the kernel.
 ///
@@ -22,16 +22,8 @@ impl Unload {
         if removed.is_empty() {
             println!("nothing is pinned below {}", self.pins.pins.display());
         }
-        for Unloaded {
-            directory,
-            links,
-            maps,
-        } in removed
-        {
-            println!(
-                "removed {}: {links} links, {maps} maps",
-                directory.display()
-            );
+        for unloaded in removed {
+            println!("removed {unloaded}");
         }
         Ok(ExitCode::SUCCESS)
     }

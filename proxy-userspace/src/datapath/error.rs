@@ -3,6 +3,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::limits;
 use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
 use nix::errno::Errno;
 use proxy_common::maps::{MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_WORKLOADS};
@@ -90,10 +91,11 @@ pub enum DatapathError {
         /// Where the workload's cgroup was.
         path: PathBuf,
     },
-    /// The agent that is to be replaced does not give way.
+    /// Another agent serves this node, and does not give way.
     #[error(
-        "the agent that holds {} did not give way: it is stuck, or not this version's; end it, \
-         and this one can start", path.display()
+        "another agent holds {}, and a node has one: stop it and start this one again, or replace \
+         it with --take-over; one that does not give way to that within {} s is stuck: end it",
+        path.display(), limits::TAKE_OVER.as_secs()
     )]
     Held {
         /// The directory with its lock.

@@ -25,7 +25,7 @@ use proxy_common::maps::{
 use tokio::time::Instant;
 
 use super::{
-    DatapathError, Pins, load,
+    DatapathError, Pins, attach, load,
     mirror::{self, Mirror},
 };
 use crate::limits;
@@ -94,7 +94,7 @@ impl Learning {
             self.set_budget(key, 0)?;
         }
         if let Some(pins) = pins {
-            return load::attach_pinned(ebpf, &load::OF_WORKLOAD, cgroup, cgroup_id, pins);
+            return attach::attach_pinned(ebpf, &load::OF_WORKLOAD, cgroup, cgroup_id, pins);
         }
         let links = load::attach_to_workload(ebpf, cgroup)?;
         // Those before, if there are some, are detached.

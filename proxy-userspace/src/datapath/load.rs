@@ -1,6 +1,6 @@
 //! Brings the embedded object into the kernel.
 
-use std::{fs, io, os::fd::BorrowedFd};
+use std::{io, os::fd::BorrowedFd};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
@@ -16,8 +16,11 @@ use super::{DatapathError, Pins};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern.bpf.o"));
 
+/// How often a program is given to a verifier that is interrupted.
+const LOAD_ATTEMPTS: usize = 10;
+
 /// A program, and since when kernels have its hook.
-type Hook = (&'static str, &'static str);
+pub(super) type Hook = (&'static str, &'static str);
 
 /// What a cgroup above all workloads gets.
 pub(super) const PROGRAMS: [Hook; 5] = [
@@ -36,6 +39,21 @@ pub(super) const OF_WORKLOAD: [Hook; 3] = [
     ("sendmsg6", "5.8"),
 ];
 
+/// Where the kernel has a program run: `enum bpf_attach_type` of `linux/bpf.h`.
+pub(super) fn attach_type(program: &str) -> Option<u32> {
+    Some(match program {
+        "dns_ingress" => 0,
+        "flows" => 3,
+        "connect4" => 10,
+        "connect6" => 11,
+        "sendmsg4" => 14,
+        "sendmsg6" => 15,
+        "getpeername4" => 29,
+        "getpeername6" => 30,
+        _ => return None,
+    })
+}
+
 /// Creates the maps, or uses those that are pinned, and has every program verified.
 pub(super) fn object(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
     // Kernels before 5.18 cannot choose the errno of a refused connect(); they say EPERM.
@@ -50,15 +68,32 @@ pub(super) fn object(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
     }
     let mut ebpf = loader.load(OBJECT).map_err(DatapathError::load)?;
     for (name, since) in PROGRAMS.into_iter().chain(OF_WORKLOAD) {
-        let failed = |source| DatapathError::program(name, since, source);
-        match program(&mut ebpf, name)? {
-            Program::CgroupSkb(program) => program.load().map_err(failed)?,
-            Program::CgroupSockAddr(program) => program.load().map_err(failed)?,
-            Program::SockOps(program) => program.load().map_err(failed)?,
-            _ => return Err(DatapathError::Object { name }),
-        }
+        let program = program(&mut ebpf, name)?;
+        let loaded = verified(program).ok_or(DatapathError::Object { name })?;
+        loaded.map_err(|source| DatapathError::program(name, since, source))?;
     }
     Ok(ebpf)
+}
+
+/// Has the kernel verify a program; `None` if it is of no kind that is known here.
+///
+/// The verifier gives up (EAGAIN) when the thread that waits for it gets a signal, which says
+/// nothing about the program.
+fn verified(program: &mut Program) -> Option<Result<(), ProgramError>> {
+    let mut attempts = 0..LOAD_ATTEMPTS;
+    loop {
+        let loaded = match program {
+            Program::CgroupSkb(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::SockOps(program) => program.load(),
+            _ => return None,
+        };
+        match loaded {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock && attempts.next().is_some() => {}
+            loaded => return Some(loaded),
+        }
+    }
 }
 
 /// Attaches all programs; after an error some may be attached.
@@ -92,46 +127,8 @@ pub(super) fn attach_to_workload(
     OF_WORKLOAD.into_iter().map(attach).collect()
 }
 
-/// Attaches programs so that they stay when this process goes, in the place of those
-/// that an earlier agent attached; after an error everything is as it was.
-///
-/// For a moment both are attached. They share their maps, and the later one leaves alone what
-/// the earlier one has redirected: the listener is no Connector's address.
-pub(super) fn attach_pinned(
-    ebpf: &mut Ebpf,
-    programs: &[Hook],
-    cgroup: BorrowedFd<'_>,
-    id: u64,
-    pins: &Pins,
-) -> Result<(), DatapathError> {
-    let attached = programs.iter().try_for_each(|&(name, since)| {
-        let path = pins.new_link(name, id);
-        // Of an attempt that was not finished.
-        let _ = fs::remove_file(&path);
-        let failed = |source: ProgramError| DatapathError::program(name, since, source);
-        let link = link(program(ebpf, name)?, name, cgroup, failed)?;
-        link.pin(&path)
-            .map_err(|error| DatapathError::pins("pin", &path)(io::Error::other(error)))?;
-        Ok(())
-    });
-    if let Err(error) = attached {
-        for (name, _) in programs {
-            // Not made yet is as good as removed.
-            let _ = fs::remove_file(pins.new_link(name, id));
-        }
-        return Err(error);
-    }
-    for (name, _) in programs {
-        // Taking the place of the old link detaches it.
-        let path = pins.link(name, id);
-        fs::rename(pins.new_link(name, id), &path)
-            .map_err(DatapathError::pins("replace", &path))?;
-    }
-    Ok(())
-}
-
 /// Attaches one program and takes its link out of aya's hands.
-fn link(
+pub(super) fn link(
     program: &mut Program,
     name: &'static str,
     cgroup: BorrowedFd<'_>,
@@ -184,6 +181,26 @@ where
         .map_err(|source| DatapathError::map(name, source))
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, DatapathError> {
+pub(super) fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut Program, DatapathError> {
     ebpf.program_mut(name).ok_or(DatapathError::Object { name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_program_has_a_place() {
+        let mut places: Vec<_> = PROGRAMS
+            .iter()
+            .chain(&OF_WORKLOAD)
+            .map(|(name, _)| attach_type(name).expect(name))
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), PROGRAMS.len() + OF_WORKLOAD.len());
+    }
 }

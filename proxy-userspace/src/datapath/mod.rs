@@ -1,15 +1,21 @@
 //! The kernel half, seen from user space: loading, attaching, and the maps.
 
+mod attach;
+mod claim;
+mod directory;
 mod error;
 mod flows;
 mod learning;
 mod load;
 mod mirror;
 mod pins;
+mod predecessor;
+mod sys;
 
+pub use directory::{Unloaded, unload};
 pub use error::DatapathError;
 pub use flows::FlowTable;
-pub use pins::{Pins, Unloaded, unload};
+pub use pins::{Pins, Succession, ensure_alone};
 
 use std::{
     collections::HashSet,
@@ -31,6 +37,15 @@ use proxy_common::maps::{
 
 use learning::Learning;
 use mirror::Mirror;
+
+/// A workload that is known and not served.
+const PENDING: Workload = Workload {
+    policy: POLICY_ANY,
+    port_v4: 0,
+    port_v6: 0,
+    flags: WORKLOAD_PENDING,
+    pad: 0,
+};
 
 /// The programs, their links and their maps. Dropping it detaches everything, unless it is
 /// pinned.
@@ -119,7 +134,7 @@ impl Datapath {
     pub fn attach(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
         if let Some(pins) = &self.pins {
             let id = cgroup_id(&cgroup)?;
-            load::attach_pinned(&mut self.ebpf, &load::PROGRAMS, cgroup.as_fd(), id, pins)?;
+            attach::attach_pinned(&mut self.ebpf, &load::PROGRAMS, cgroup.as_fd(), id, pins)?;
             self.attached.insert(id);
             return Ok(());
         }
@@ -134,6 +149,9 @@ impl Datapath {
     /// [`DatapathError::Full`] when there is no room for another workload.
     pub fn enrol(&mut self, cgroup_id: u64, workload: Workload) -> Result<(), DatapathError> {
         self.workloads.put(WorkloadKey { cgroup_id }, workload)?;
+        if let Some(pins) = &self.pins {
+            pins.relieve(cgroup_id)?;
+        }
         self.adopt()
     }
 
@@ -184,22 +202,40 @@ impl Datapath {
     }
 
     /// Withdraws the workloads that are not wanted, and detaches from the cgroups that the
-    /// programs were not attached to since this was loaded.
+    /// programs were not attached to since this was loaded. What agents of other versions left
+    /// goes as well.
     pub fn retain(&mut self, wanted: impl Fn(u64) -> bool) -> Result<(), DatapathError> {
+        self.keep_back(&wanted)?;
         self.workloads.retain(|key| wanted(key.cgroup_id))?;
         self.learning.retain(&wanted, self.pins.as_ref())?;
         self.adopt()?;
-        let of_workload = |hook: &str| load::OF_WORKLOAD.iter().any(|(name, _)| *name == hook);
-        match &self.pins {
-            Some(pins) => pins.retain_links(|hook, cgroup| {
-                if of_workload(hook) {
-                    wanted(cgroup)
-                } else {
-                    self.attached.contains(&cgroup)
-                }
-            }),
-            None => Ok(()),
+        let Some(pins) = &mut self.pins else {
+            return Ok(());
+        };
+        let is_one_of =
+            |hooks: &[load::Hook], hook: &str| hooks.iter().any(|(name, _)| *name == hook);
+        pins.retain_links(|hook, cgroup| {
+            is_one_of(&load::PROGRAMS, hook) && self.attached.contains(&cgroup)
+                || is_one_of(&load::OF_WORKLOAD, hook) && wanted(cgroup)
+        })?;
+        pins.end_predecessors();
+        Ok(())
+    }
+
+    /// Wanted workloads that nobody serves stay refused when the programs of another version
+    /// that refuse them go.
+    fn keep_back(&mut self, wanted: impl Fn(u64) -> bool) -> Result<(), DatapathError> {
+        let inherited = match &self.pins {
+            Some(pins) => pins.inherited()?,
+            None => return Ok(()),
+        };
+        for cgroup_id in inherited.into_iter().filter(|id| wanted(*id)) {
+            let key = WorkloadKey { cgroup_id };
+            if self.workloads.keys().all(|known| *known != key) {
+                self.workloads.put(key, PENDING)?;
+            }
         }
+        Ok(())
     }
 
     /// The kernel's entry of a workload, whoever wrote it.
@@ -290,15 +326,22 @@ impl Datapath {
     /// The sign of life without which the kernel stops redirecting. There is none before the
     /// first workload of an earlier agent that is gone was enrolled anew.
     pub fn heartbeat(&mut self) -> Result<(), DatapathError> {
+        let now_ns = monotonic_ns()?;
+        if let Some(pins) = &self.pins {
+            pins.heartbeat(now_ns)?;
+        }
         if self.orphaned {
             return Ok(());
         }
-        self.settings.heartbeat_ns = monotonic_ns()?;
+        self.settings.heartbeat_ns = now_ns;
         self.write_config()
     }
 
     /// Tells the kernel that nobody serves from now on, without making it wait.
     pub fn rest(&mut self) -> Result<(), DatapathError> {
+        if let Some(pins) = &self.pins {
+            pins.heartbeat(0)?;
+        }
         self.settings.heartbeat_ns = 0;
         self.write_config()
     }

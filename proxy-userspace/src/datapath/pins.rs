@@ -4,20 +4,16 @@
 //! Whoever holds the lock on the directory is the only writer. A newcomer announces itself in
 //! `CONFIG` and waits; the incumbent sees that, stops writing and lets go of the lock. The
 //! kernel takes it from an agent that died.
+//!
+//! The layout of the maps has a version, and each version a directory. A newcomer takes the locks
+//! of all of them: one node has one agent.
 
 use std::{
-    fs::{self, DirBuilder, File},
-    io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    fs,
     path::{Path, PathBuf},
 };
 
-use aya::maps::{Array, Map, MapData, MapInfo, MapType};
-use nix::{
-    errno::Errno,
-    fcntl::{Flock, FlockArg},
-    sys::statfs::{BPF_FS_MAGIC, statfs},
-};
+use aya::maps::{MapInfo, MapType};
 use proxy_common::maps::{
     ABI, Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey,
     HostnameKey, Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS, MAX_HOSTNAMES,
@@ -26,11 +22,15 @@ use proxy_common::maps::{
 use rustls::crypto::aws_lc_rs::default_provider;
 use tokio::time::{Instant, sleep};
 
-use super::{DatapathError, monotonic_ns};
+use super::{
+    DatapathError,
+    claim::{Claims, KnownConfig},
+    directory::{self, Attempt, Locked},
+    monotonic_ns,
+    predecessor::Predecessor,
+};
 use crate::limits;
 
-/// Prefix of the directories, one for each version of the maps' layout.
-const DIRECTORY: &str = "abi";
 /// Prefix of a link that is about to take the place of another.
 const NEW: &str = "new-";
 
@@ -66,68 +66,93 @@ const MAPS: [Layout; 10] = [
     layout::<u32, Stats>("STATS", MapType::PerCpuArray, 1),
 ];
 
+/// What becomes of an agent that runs already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Succession {
+    /// It is told to give way, and waited for.
+    TakeOver,
+    /// It goes on, and the newcomer does not start.
+    Refuse,
+}
+
 /// The pinned maps and links, and the right to write them for as long as this lives.
 #[derive(Debug)]
 pub struct Pins {
-    directory: PathBuf,
+    directory: Locked,
     owner: u64,
     /// Whether another agent gave way, and still serves.
     handed_over: bool,
-    _lock: Flock<File>,
+    predecessors: Vec<Predecessor>,
 }
 
-/// The number of an agent in `CONFIG` while it waits. Taken back when it gives up.
-struct Claim<'a> {
-    directory: &'a Path,
-    owner: u64,
-    before: Option<u64>,
+/// Fails if an agent runs that has its pins below `base`.
+pub fn ensure_alone(base: &Path) -> Result<(), DatapathError> {
+    for path in directory::all(base)? {
+        if matches!(Locked::attempt(&path)?, Attempt::Held) {
+            return Err(DatapathError::Held { path });
+        }
+    }
+    Ok(())
 }
 
 impl Pins {
     /// Becomes the writer of what is pinned below `base`, a directory on a BPF file system
-    /// that is made if it is not there. Waits for the agent that is the writer so far.
-    pub async fn take(base: &Path) -> Result<Self, DatapathError> {
-        let directory = base.join(format!("{DIRECTORY}{ABI}"));
-        let owner = random()?;
+    /// that is made if it is not there. Waits for the agent that is the writer so far, of
+    /// whatever version, unless it is to be left alone.
+    pub async fn take(base: &Path, succession: Succession) -> Result<Self, DatapathError> {
+        let directory = directory::of_version(base, ABI);
+        let mut claims = Claims::new(random()?);
         let deadline = Instant::now() + limits::TAKE_OVER;
-        let mut claim = Claim {
-            directory: &directory,
-            owner,
-            before: None,
-        };
-        let mut handed_over = false;
         loop {
-            make_directory(&directory)?;
-            match lock(&directory)? {
-                // Unless it was removed and made again meanwhile.
-                Some(lock) if is_at(&lock, &directory) => {
-                    claim.before = None;
-                    check_layouts(&directory)?;
-                    let pins = Self {
-                        directory: directory.clone(),
-                        owner,
-                        handed_over,
-                        _lock: lock,
-                    };
-                    if handed_over {
-                        pins.first_heartbeat()?;
-                    }
-                    return Ok(pins);
-                }
-                Some(_) => continue,
-                None => {}
-            }
-            if Instant::now() > deadline {
-                return Err(DatapathError::Held {
-                    path: directory.clone(),
-                });
-            }
+            directory::make(&directory)?;
+            let locked = lock_all(base, &directory)?;
             // Nobody gives way to one that could not go on with what is there.
             check_layouts(&directory)?;
-            handed_over = true;
-            claim.announce();
+            let held = match locked {
+                Ok(locked) => return Self::new(&directory, locked, claims),
+                Err(held) => held,
+            };
+            let gives_up = succession == Succession::Refuse || Instant::now() > deadline;
+            if let Some(path) = held.first().filter(|_| gives_up) {
+                return Err(DatapathError::Held { path: path.clone() });
+            }
+            for directory in &held {
+                claims.announce(directory);
+            }
             sleep(limits::CLAIM_AGAIN).await;
         }
+    }
+
+    fn new(directory: &Path, locked: Vec<Locked>, claims: Claims) -> Result<Self, DatapathError> {
+        let (mut own, others): (Vec<_>, Vec<_>) = locked
+            .into_iter()
+            .partition(|locked| locked.path == directory);
+        let predecessors = others
+            .into_iter()
+            .map(|locked| {
+                let handed_over = claims.include(&locked.path);
+                Predecessor::new(locked, handed_over)
+            })
+            .collect();
+        let config = KnownConfig::open(directory);
+        let serves = config.as_ref().is_some_and(KnownConfig::is_fresh);
+        let pins = Self {
+            handed_over: claims.include(directory) && serves,
+            owner: claims.keep(),
+            // `lock_all` has seen to it that it is there.
+            directory: own.pop().ok_or_else(|| DatapathError::Held {
+                path: directory.to_path_buf(),
+            })?,
+            predecessors,
+        };
+        // The kernel has been waiting since the other agent stopped writing.
+        let now_ns = monotonic_ns()?;
+        if let Some(config) = config.filter(|_| pins.handed_over) {
+            config.swap_owner(|_| Some(pins.owner))?;
+            config.set_heartbeat(now_ns)?;
+        }
+        pins.heartbeat(now_ns)?;
+        Ok(pins)
     }
 
     /// The number of this writer.
@@ -143,17 +168,17 @@ impl Pins {
     /// Where each map is pinned.
     pub(super) fn maps(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
         MAPS.iter()
-            .map(|map| (map.name, self.directory.join(map.name)))
+            .map(|map| (map.name, self.directory.path.join(map.name)))
     }
 
     /// Where a link is pinned until all of its like are there.
     pub(super) fn new_link(&self, hook: &str, cgroup: u64) -> PathBuf {
-        self.directory.join(format!("{NEW}{hook}-{cgroup}"))
+        self.directory.path.join(format!("{NEW}{hook}-{cgroup}"))
     }
 
     /// Where a link is pinned.
     pub(super) fn link(&self, hook: &str, cgroup: u64) -> PathBuf {
-        self.directory.join(format!("{hook}-{cgroup}"))
+        self.directory.path.join(format!("{hook}-{cgroup}"))
     }
 
     /// Removes the links of hooks and cgroups that are not `wanted`, and those of an attempt
@@ -162,143 +187,77 @@ impl Pins {
         &self,
         wanted: impl Fn(&str, u64) -> bool,
     ) -> Result<(), DatapathError> {
-        for name in links(&self.directory)? {
+        for name in directory::links(&self.directory.path)? {
             let wanted = name
                 .rsplit_once('-')
                 .and_then(|(hook, id)| Some((hook, id.parse().ok()?)))
                 .is_some_and(|(hook, id)| wanted(hook, id));
             if name.starts_with(NEW) || !wanted {
-                let path = self.directory.join(&name);
+                let path = self.directory.path.join(&name);
                 fs::remove_file(&path).map_err(DatapathError::pins("remove", &path))?;
-                tracing::info!("removed the link {}, whose cgroup is gone", path.display());
+                tracing::info!("removed the link {}, which nobody needs", path.display());
             }
         }
         Ok(())
     }
 
-    /// The kernel has been waiting since the other agent stopped writing.
-    fn first_heartbeat(&self) -> Result<(), DatapathError> {
-        if let Some(mut map) = config(&self.directory) {
-            let failed = |source| DatapathError::map("CONFIG", source);
-            let mut config = map.get(&0, 0).map_err(failed)?;
-            config.owner = self.owner;
-            config.heartbeat_ns = monotonic_ns()?;
-            map.set(0, config, 0).map_err(failed)?;
-        }
-        Ok(())
+    /// A sign of life for the programs of agents that gave way and have another version.
+    pub(super) fn heartbeat(&self, now_ns: u64) -> Result<(), DatapathError> {
+        let mut predecessors = self.predecessors.iter();
+        predecessors.try_for_each(|predecessor| predecessor.heartbeat(now_ns))
     }
-}
 
-impl Claim<'_> {
-    /// Again and again: a heartbeat of the incumbent may have covered it.
-    fn announce(&mut self) {
-        if let Some(found) = swap_owner(self.directory, |found| {
-            (found != self.owner).then_some(self.owner)
-        }) && found != self.owner
-        {
-            self.before = Some(found);
-        }
+    /// Has the programs of other versions leave a workload alone, unless they still send it
+    /// to somebody who serves it.
+    pub(super) fn relieve(&self, cgroup_id: u64) -> Result<(), DatapathError> {
+        let mut predecessors = self.predecessors.iter();
+        predecessors.try_for_each(|predecessor| predecessor.forget(cgroup_id))
     }
-}
 
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        if let Some(before) = self.before {
-            swap_owner(self.directory, |found| {
-                (found == self.owner).then_some(before)
-            });
+    /// Workloads about which programs of other versions decide.
+    pub(super) fn inherited(&self) -> Result<Vec<u64>, DatapathError> {
+        let mut all = Vec::new();
+        for predecessor in &self.predecessors {
+            all.extend(predecessor.workloads()?);
         }
+        Ok(all)
     }
-}
 
-/// What was removed from one directory.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Unloaded {
-    /// The directory.
-    pub directory: PathBuf,
-    /// Links, each of one program to one cgroup.
-    pub links: usize,
-    /// Maps.
-    pub maps: usize,
-}
-
-/// Removes everything that agents of any version have pinned below `base`, or nothing at all
-/// while one of them runs.
-pub fn unload(base: &Path) -> Result<Vec<Unloaded>, DatapathError> {
-    let mut held = Vec::new();
-    for directory in directories(base)? {
-        match lock(&directory)? {
-            Some(lock) => held.push((directory, lock)),
-            None => return Err(DatapathError::Running { path: directory }),
-        }
-    }
-    let mut removed = Vec::new();
-    for (directory, lock) in held {
-        // The links first: programs without their maps would refuse what they cannot look up.
-        let links = links(&directory)?;
-        let unlink = |name: &String| {
-            let path = directory.join(name);
-            fs::remove_file(&path).map_err(DatapathError::pins("remove", &path))
-        };
-        links.iter().try_for_each(unlink)?;
-        let maps = names(&directory)?;
-        maps.iter().try_for_each(unlink)?;
-        fs::remove_dir(&directory).map_err(DatapathError::pins("remove", &directory))?;
-        drop(lock);
-        removed.push(Unloaded {
-            directory,
-            links: links.len(),
-            maps: maps.len(),
+    /// Removes what agents of other versions have pinned.
+    pub(super) fn end_predecessors(&mut self) {
+        self.predecessors.retain(|predecessor| {
+            let removed = predecessor.remove();
+            match &removed {
+                Ok(removed) => tracing::info!(
+                    "removed what an agent of another version had in the kernel: {removed}"
+                ),
+                Err(error) => tracing::error!(
+                    "what an agent of another version has in the kernel stays, and may refuse \
+                     connections: {error}"
+                ),
+            }
+            removed.is_err()
         });
     }
-    match fs::remove_dir(base) {
-        // What is not ours stays.
-        Err(error)
-            if !matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
-            ) =>
-        {
-            Err(DatapathError::pins("remove", base)(error))
+}
+
+/// Locks the directories of all versions, or none of them. Fails with those that somebody else
+/// has locked; with none if `own` is not there.
+fn lock_all(base: &Path, own: &Path) -> Result<Result<Vec<Locked>, Vec<PathBuf>>, DatapathError> {
+    let (mut locked, mut held) = (Vec::new(), Vec::new());
+    for path in directory::all(base)? {
+        match Locked::attempt(&path)? {
+            Attempt::Locked(one) => locked.push(one),
+            Attempt::Held => held.push(path),
+            Attempt::Gone => {}
         }
-        _ => Ok(removed),
     }
-}
-
-/// Makes the directory on a BPF file system, or refuses to make it elsewhere.
-fn make_directory(directory: &Path) -> Result<(), DatapathError> {
-    let existing = directory.ancestors().find(|path| path.exists());
-    let is_bpffs = existing
-        .and_then(|path| statfs(path).ok())
-        .is_some_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
-    if !is_bpffs {
-        return Err(DatapathError::NoBpffs {
-            path: directory.to_path_buf(),
-        });
-    }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(DatapathError::pins("make", directory))
-}
-
-/// The lock on a directory; `None` while somebody else holds it.
-fn lock(directory: &Path) -> Result<Option<Flock<File>>, DatapathError> {
-    let file = File::open(directory).map_err(DatapathError::pins("open", directory))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(DatapathError::pins("lock", directory)(errno.into())),
-    }
-}
-
-/// Whether an open directory is still the one that the path leads to.
-fn is_at(open: &File, path: &Path) -> bool {
-    match (open.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(there)) => open.ino() == there.ino() && open.dev() == there.dev(),
-        _ => false,
-    }
+    let has_own = locked.iter().any(|locked| locked.path == own);
+    Ok(if held.is_empty() && has_own {
+        Ok(locked)
+    } else {
+        Err(held)
+    })
 }
 
 /// Maps that an earlier agent left must be as this one would make them.
@@ -322,57 +281,6 @@ impl Layout {
             && size(info.value_size()) == self.value
             && size(info.max_entries()) == self.entries)
     }
-}
-
-/// The pinned `CONFIG`, if there is one of this layout.
-fn config(directory: &Path) -> Option<Array<MapData, Config>> {
-    let map = MapData::from_pin(directory.join("CONFIG")).ok()?;
-    Array::try_from(Map::Array(map)).ok()
-}
-
-/// Changes the owner in a pinned `CONFIG`, and returns who it was. Without such a map nobody
-/// can be told anything.
-fn swap_owner(directory: &Path, new: impl FnOnce(u64) -> Option<u64>) -> Option<u64> {
-    let mut map = config(directory)?;
-    let mut config = map.get(&0, 0).ok()?;
-    let found = config.owner;
-    if let Some(owner) = new(found) {
-        config.owner = owner;
-        map.set(0, config, 0).ok()?;
-    }
-    Some(found)
-}
-
-/// Directories of all versions.
-fn directories(base: &Path) -> Result<Vec<PathBuf>, DatapathError> {
-    let mut found: Vec<_> = names(base)?
-        .into_iter()
-        .filter(|name| name.starts_with(DIRECTORY))
-        .map(|name| base.join(name))
-        .collect();
-    found.sort();
-    Ok(found)
-}
-
-/// Names of the links in a directory: no map has a dash in its name.
-fn links(directory: &Path) -> Result<Vec<String>, DatapathError> {
-    let mut names = names(directory)?;
-    names.retain(|name| name.contains('-'));
-    Ok(names)
-}
-
-/// What is in a directory; nothing when there is none.
-fn names(directory: &Path) -> Result<Vec<String>, DatapathError> {
-    let failed = DatapathError::pins("list", directory);
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    entries
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect::<io::Result<_>>()
-        .map_err(failed)
 }
 
 /// A number that no other agent has; not 0.

@@ -17,8 +17,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use postern::{
-    datapath::unload,
-    node::{Binding, Granted, Node},
+    datapath::{DatapathError, Succession, unload},
+    node::{Binding, Granted, Node, NodeError},
     proxy::Proxy,
     state::{
         Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
@@ -52,6 +52,58 @@ pub(crate) fn abi() -> String {
 /// The only policy grants these.
 pub(crate) fn policy(granted: &[Granted]) -> BTreeMap<PolicyId, Vec<Granted>> {
     BTreeMap::from([(POLICY, granted.to_vec())])
+}
+
+/// A Connector with a bearer token.
+pub(crate) fn connector(
+    id: u32,
+    host: IpAddr,
+    scheme: Scheme,
+    port: u16,
+    token: &str,
+) -> Connector {
+    Connector {
+        id: ConnectorId(id),
+        namespace: "default".into(),
+        name: format!("c{id}"),
+        class: "generic-bearer".into(),
+        address: Address {
+            scheme,
+            host: host.to_string(),
+            port,
+            path: String::new(),
+        },
+        extensions: Vec::new(),
+        protocol: Protocol::Http,
+        credential: Some(Credential::Bearer {
+            token: token.into(),
+        }),
+        client_authorization: ClientAuthorization::Replace,
+        failure_policy: FailurePolicy::Closed,
+        extra_roots: Arc::new([]),
+    }
+}
+
+/// In its first generation.
+pub(crate) fn granted(connector: Connector) -> Granted {
+    Granted {
+        connector: Arc::new(connector),
+        binding: Binding::of_file(),
+    }
+}
+
+/// What an agent needs to serve connections to a host.
+pub(crate) fn proxy_for(host: IpAddr) -> Result<(Arc<Proxy>, String)> {
+    let (authority, root_pem) = Authority::with_root(&[host.to_string()])?;
+    let interceptor = Interceptor::new()?;
+    interceptor.set_authority(authority);
+    let proxy = Arc::new(Proxy {
+        policies: ArcSwap::default(),
+        interceptor,
+        resolver: Arc::default(),
+        counters: Arc::default(),
+    });
+    Ok((proxy, root_pem))
 }
 
 pub(crate) struct Pod {
@@ -125,21 +177,35 @@ impl Pod {
 
     /// The same, and the root that its clients have to trust, in PEM.
     pub(crate) fn proxy_with_root(&self) -> Result<(Arc<Proxy>, String)> {
-        let (authority, root_pem) = Authority::with_root(&[self.host.to_string()])?;
-        let interceptor = Interceptor::new()?;
-        interceptor.set_authority(authority);
-        let proxy = Arc::new(Proxy {
-            policies: ArcSwap::default(),
-            interceptor,
-            resolver: Arc::default(),
-            counters: Arc::default(),
-        });
-        Ok((proxy, root_pem))
+        proxy_for(self.host)
+    }
+
+    /// An agent on this node, in the place of the one that runs, if one does.
+    pub(crate) async fn take_over(&self) -> Result<Node> {
+        Ok(self.node(Succession::TakeOver).await?)
+    }
+
+    /// The only agent on this node, after others that are gone. What a test starts meanwhile may
+    /// keep the lock of one that was dropped for a moment, until it is another program.
+    pub(crate) async fn only_agent(&self) -> Result<Node> {
+        for _ in 0..1000 {
+            match self.node(Succession::Refuse).await {
+                Err(NodeError::Datapath(DatapathError::Held { .. })) => {}
+                node => return Ok(node?),
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        bail!("an agent stays")
+    }
+
+    pub(crate) async fn node(&self, succession: Succession) -> Result<Node, NodeError> {
+        let proxy = self.proxy().expect("a proxy");
+        Node::take_over(proxy, self.cgroup.levels(), &self.pins, succession).await
     }
 
     /// An agent on this node that serves the pod, with these grants.
     pub(crate) async fn agent(&self, granted: &[Granted]) -> Result<Node> {
-        let mut node = Node::take_over(self.proxy()?, self.cgroup.levels(), &self.pins).await?;
+        let mut node = self.take_over().await?;
         self.serve(&mut node, granted)?;
         Ok(node)
     }
@@ -166,34 +232,13 @@ impl Pod {
 
     /// A Connector with a bearer token, in its first generation.
     pub(crate) fn connector(&self, id: u32, scheme: Scheme, port: u16, token: &str) -> Granted {
-        let connector = Connector {
-            id: ConnectorId(id),
-            namespace: "default".into(),
-            name: format!("c{id}"),
-            class: "generic-bearer".into(),
-            address: Address {
-                scheme,
-                host: self.host.to_string(),
-                port,
-                path: String::new(),
-            },
-            extensions: Vec::new(),
-            protocol: Protocol::Http,
-            credential: Some(Credential::Bearer {
-                token: token.into(),
-            }),
-            client_authorization: ClientAuthorization::Replace,
-            failure_policy: FailurePolicy::Closed,
-            extra_roots: CertificateDer::pem_file_iter(self.pki.ca())
-                .into_iter()
-                .flatten()
-                .filter_map(Result::ok)
-                .collect(),
-        };
-        Granted {
-            connector: Arc::new(connector),
-            binding: Binding::of_file(),
-        }
+        let mut connector = connector(id, self.host, scheme, port, token);
+        connector.extra_roots = CertificateDer::pem_file_iter(self.pki.ca())
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+            .collect();
+        granted(connector)
     }
 
     /// A server on the host that answers each request with the address and the

@@ -266,7 +266,7 @@ fn what_was_learned_survives_a_new_agent_and_goes_with_its_workload() -> Result<
         server.asked(pod, HOST)?;
         ensure!(entries(pod, "LEARNED")?.len() == 1);
         drop(next);
-        let mut last = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+        let mut last = pod.take_over().await?;
         last.forget_strangers(|_| false)?;
         ensure!(entries(pod, "LEARNED")?.is_empty() && entries(pod, "BUDGETS")?.is_empty());
         pod.attaches(&[]).await

@@ -1,13 +1,18 @@
 //! The kernel programs and the maps behind them, with real sockets. These tests also run on
 //! other kernels, in a machine that has little more than they need.
 
+mod clients;
+mod crash;
 mod datagrams;
 mod decisions;
 mod dns;
 mod identity;
 mod kinds;
+mod links;
 mod name_server;
 mod pending;
 mod probe;
 mod rig;
 mod take_over;
+mod upgrades;
+mod versions;

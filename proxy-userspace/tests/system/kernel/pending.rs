@@ -98,7 +98,7 @@ fn is_refused(pod: &Pod, port: u16) -> Result<bool> {
 
 /// An agent that serves nobody yet.
 async fn idle(pod: &Pod, policies: BTreeMap<PolicyId, Vec<Granted>>) -> Result<Node> {
-    let mut node = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+    let mut node = pod.take_over().await?;
     node.set_policies(policies, &Roots::none())?;
     node.attach(pod.cgroup.directory())?;
     Ok(node)

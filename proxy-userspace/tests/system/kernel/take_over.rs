@@ -4,7 +4,7 @@ use std::{fs, process::Command, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use postern::{
-    datapath::unload,
+    datapath::{Succession, unload},
     limits,
     node::{Node, NodeError},
     state::{FailurePolicy, Scheme},
@@ -39,7 +39,7 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
         let end = incumbent.keep_up().await;
         (incumbent, end)
     });
-    let mut newcomer = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+    let mut newcomer = pod.take_over().await?;
     let (mut incumbent, end) = first.await?;
     ensure!(matches!(end, NodeError::Replaced), "{end}");
     ensure!(matches!(
@@ -85,7 +85,7 @@ async fn after_a_crash_connectors_refuse_until_the_next_agent_serves() -> Result
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
 
-    let mut next = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+    let mut next = pod.take_over().await?;
     pod.serve(&mut next, &granted)?;
     pod.attaches(&HOOKS).await?;
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
@@ -94,7 +94,7 @@ async fn after_a_crash_connectors_refuse_until_the_next_agent_serves() -> Result
 }
 
 /// Whether the kernel has refused a connection because nobody gives signs of life.
-fn refused_as_stale(pod: &Pod) -> Result<bool> {
+pub(super) fn refused_as_stale(pod: &Pod) -> Result<bool> {
     let mut dump = Command::new("bpftool");
     dump.args(["--json", "map", "dump", "pinned"])
         .arg(pod.pinned("STATS"));
@@ -113,7 +113,7 @@ async fn what_was_redirected_stays_so_until_names_are_resolved_anew() -> Result<
     let port = pod.upstream(Scheme::Http).await?;
     let gone = pod.connector(1, Scheme::Http, port, "token");
     drop(pod.agent(&[gone]).await?);
-    let mut next = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+    let mut next = pod.take_over().await?;
     pod.serve(&mut next, &[])?;
     // To the proxy, which passes it through: no Connector is granted any more.
     let direct = format!("{} nothing", pod.address);
@@ -153,7 +153,7 @@ async fn a_fail_open_connector_is_reached_directly_until_its_workload_is_served(
     // Without a successor.
     first.drain(limits::STOPPING).await;
     ensure!(pod.seen(&[&pod.url(port)])? == direct);
-    let mut next = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+    let mut next = pod.take_over().await?;
     next.resolve().await?;
     ensure!(
         pod.seen(&[&pod.url(port)])? == direct,
@@ -172,7 +172,11 @@ async fn a_newcomer_that_gives_up_leaves_the_incumbent_in_charge() -> Result<()>
     let waiting = {
         let (proxy, levels) = (pod.proxy()?, pod.cgroup.levels().to_vec());
         let pins = pod.pins().to_path_buf();
-        tokio::spawn(async move { Node::take_over(proxy, &levels, &pins).await.map(drop) })
+        let succession = Succession::TakeOver;
+        tokio::spawn(async move {
+            let taken = Node::take_over(proxy, &levels, &pins, succession).await;
+            taken.map(drop)
+        })
     };
     // The incumbent does not look meanwhile.
     while owner(&pod)? == before {
@@ -199,11 +203,48 @@ async fn nobody_gives_way_to_a_newcomer_that_cannot_run() -> Result<()> {
     create.args(["type", "array", "key", "4", "value", "8", "entries", "1"]);
     create.args(["name", "STATS"]);
     run_ok(create)?;
-    let taken = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await;
+    let taken = pod.take_over().await;
     let error = taken.err().context("it started")?.to_string();
     ensure!(error.contains("STATS"), "{error}");
     ensure!(owner(&pod)? == before, "it announced itself");
     incumbent.set_policies(policy(&[]), &Roots::none())?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_agent_does_not_start_unless_it_is_to_take_over() -> Result<()> {
+    let pod = Pod::new("second")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let granted = [pod.connector(1, Scheme::Http, port, "token")];
+    let mut first = pod.agent(&granted).await?;
+    let (before, links) = (owner(&pod)?, pod.links()?);
+    let error = pod.node(Succession::Refuse).await.err();
+    let error = error.context("it started")?.to_string();
+    let directory = pod.pins().join(abi()).display().to_string();
+    for part in [&directory, "stop it", "--take-over"] {
+        ensure!(error.contains(part), "{error}");
+    }
+    // The program says so before it does anything that the other one could notice.
+    let files = testkit::TempDir::new("second")?;
+    let run = files.join("run");
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_postern"));
+    agent.args(["agent", "--node=node", "--controller=127.0.0.1:1", "--pins"]);
+    agent.arg(pod.pins()).arg("--run-dir").arg(&run);
+    agent.env_remove("POSTERN_TAKE_OVER");
+    let refused = output(agent)?;
+    ensure!(refused.status.code() == Some(125), "{refused:?}");
+    ensure!(stderr(&refused).contains(&error), "{refused:?}");
+    ensure!(!run.exists());
+
+    ensure!(
+        owner(&pod)? == before && pod.links()? == links,
+        "it noticed"
+    );
+    ensure!(pod.seen(&[&pod.url(port)])? == format!("{} Bearer token", pod.host));
+    first.set_policies(policy(&granted), &Roots::none())?;
+    drop(first);
+    // The lock of an agent that is gone is no obstacle.
+    pod.only_agent().await.map(drop)?;
     Ok(())
 }
 
@@ -288,7 +329,8 @@ async fn maps_of_another_layout_are_not_touched() -> Result<()> {
 async fn maps_are_pinned_on_a_bpf_file_system_or_not_at_all() -> Result<()> {
     let pod = Pod::new("no-bpffs")?;
     let elsewhere = testkit::TempDir::new("pins")?.join("postern");
-    let taken = Node::take_over(pod.proxy()?, pod.cgroup.levels(), &elsewhere).await;
+    let (proxy, levels) = (pod.proxy()?, pod.cgroup.levels());
+    let taken = Node::take_over(proxy, levels, &elsewhere, Succession::Refuse).await;
     let error = taken.err().context("it started")?.to_string();
     ensure!(error.contains("mount -t bpf"), "{error}");
     ensure!(!elsewhere.exists());
