@@ -271,6 +271,12 @@ impl Datapath {
         self.write_config()
     }
 
+    /// Changes the age of a sign of life from which Postern counts as gone.
+    pub fn set_grace(&mut self, grace_ns: u64) -> Result<(), DatapathError> {
+        self.settings.grace_ns = grace_ns;
+        self.write_config()
+    }
+
     /// Tells the kernel that nobody serves from now on, without making it wait.
     pub fn rest(&mut self) -> Result<(), DatapathError> {
         self.settings.heartbeat_ns = 0;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType};
 use postern::{
     datapath::{Datapath, map_address},
     listen::{self, Inbound, Listeners},
@@ -25,13 +26,22 @@ use proxy_common::maps::{
 };
 use testkit::{Sandbox, SandboxOptions};
 
-use crate::support::{output, stdout};
+use crate::{
+    rig::{attached, settled},
+    support::{output, stdout},
+};
 
 const POLICY: u32 = 7;
 const CONNECTOR: u32 = 3;
 const GRACE_NS: u64 = 3_600_000_000_000;
 /// What curl says when it is refused; 28 would be a time-out.
 const CURL_REFUSED: i32 = 7;
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}
 
 /// An enrolled cgroup in a network that has nothing but a loopback interface.
 struct Rig {
@@ -58,9 +68,7 @@ impl Rig {
         )?;
         let (mut datapath, flows) = Datapath::load(cgroup.levels(), grace_ns)?;
         let netns = NetNs::open(Path::new(&format!("/proc/{}/ns/net", sandbox.pid())))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = runtime()?;
         let within = runtime.enter();
         let listeners = Listeners::bind(&netns)?;
         drop(within);
@@ -334,21 +342,13 @@ fn who_dials_the_listener_itself_is_reset() -> Result<()> {
 fn dropping_the_datapath_detaches_everything() -> Result<()> {
     let mut rig = Rig::new("detach")?;
     rig.redirect(&["198.51.100.7"], 0)?;
-    ensure!(attached(&rig)? == 5, "five programs");
+    let attached_before = attached(&rig.cgroup)?;
+    ensure!(attached_before.len() == 5, "{attached_before:?}");
     let Rig {
-        cgroup,
-        datapath,
-        sandbox,
-        ..
+        cgroup, datapath, ..
     } = rig;
     drop(datapath);
-    let mut list = sandbox.command("bpftool");
-    list.args(["--json", "cgroup", "list"]).arg(cgroup.path());
-    ensure!(
-        !stdout(&output(list)?).contains("connect"),
-        "still attached"
-    );
-    Ok(())
+    runtime()?.block_on(settled(|| Ok(attached(&cgroup)?.is_empty())))
 }
 
 #[test]
@@ -358,20 +358,23 @@ fn when_one_program_cannot_be_attached_none_is() -> Result<()> {
     let name = format!("postern-test-{}-full", std::process::id());
     let cgroup = Cgroup::create(&name, Path::new("/run/postern-test-cgroups"))?;
     // The last hook of all is taken by others; the ones before it are free.
-    let others = (0..FULL)
-        .map(|_| Datapath::load(cgroup.levels(), GRACE_NS))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut show = Command::new("bpftool");
-    show.args(["--json", "prog", "show", "name", "getpeername6"]);
-    let programs: serde_json::Value = serde_json::from_str(&stdout(&output(show)?))?;
-    let ours = own_ids("prog_id:")?;
-    let ids = programs.as_array().into_iter().flatten();
-    let ids = ids.filter_map(|program| program["id"].as_u64());
-    for id in ids.filter(|id| ours.contains(id)).take(FULL) {
-        let mut attach = Command::new("bpftool");
-        attach.args(["cgroup", "attach"]).arg(cgroup.path());
-        attach.args(["getpeername6", "id", &id.to_string(), "multi"]);
-        testkit::run_ok(attach)?;
+    let (_other, _) = Datapath::load(cgroup.levels(), GRACE_NS)?;
+    let pin = Path::new("/sys/fs/bpf").join(&name);
+    let mut pinned = Command::new("bpftool");
+    pinned.args([
+        "prog",
+        "pin",
+        "id",
+        &own_program("getpeername6")?.to_string(),
+    ]);
+    pinned.arg(&pin);
+    testkit::run_ok(pinned)?;
+    let hook = CgroupSockAddrAttachType::GetPeerName6;
+    let other = CgroupSockAddr::from_pin(&pin, hook);
+    fs::remove_file(&pin)?;
+    let mut other = other?;
+    for _ in 0..FULL {
+        other.attach(cgroup.directory(), CgroupAttachMode::Single)?;
     }
 
     let (mut datapath, _) = Datapath::load(cgroup.levels(), GRACE_NS)?;
@@ -382,15 +385,23 @@ fn when_one_program_cannot_be_attached_none_is() -> Result<()> {
         error.contains("getpeername6") && error.contains(running.trim()) && error.contains("5.8"),
         "{error}"
     );
-    let mut list = Command::new("bpftool");
-    list.args(["--json", "cgroup", "list"]).arg(cgroup.path());
-    let attached = stdout(&output(list)?);
-    ensure!(
-        !attached.contains("connect") && !attached.contains("sock_ops"),
-        "{attached}"
-    );
-    drop(others);
-    Ok(())
+    runtime()?.block_on(settled(|| {
+        let attached = attached(&cgroup)?;
+        Ok(attached.len() == FULL && attached.iter().all(|name| name == "getpeername6"))
+    }))
+}
+
+/// A program of this process.
+fn own_program(name: &str) -> Result<u64> {
+    let mut show = Command::new("bpftool");
+    show.args(["--json", "prog", "show", "name", name]);
+    let programs: serde_json::Value = serde_json::from_str(&stdout(&output(show)?))?;
+    let ours = own_ids("prog_id:")?;
+    let programs = programs.as_array().into_iter().flatten();
+    programs
+        .filter_map(|program| program["id"].as_u64())
+        .find(|id| ours.contains(id))
+        .with_context(|| format!("no program {name} of this process"))
 }
 
 #[test]
@@ -448,14 +459,6 @@ fn own_ids(field: &str) -> Result<Vec<u64>> {
             line.split_whitespace().nth(1)?.parse().ok()
         })
         .collect())
-}
-
-fn attached(rig: &Rig) -> Result<usize> {
-    let mut list = Command::new("bpftool");
-    list.args(["--json", "cgroup", "list"])
-        .arg(rig.cgroup.path());
-    let programs: serde_json::Value = serde_json::from_str(&stdout(&output(list)?))?;
-    Ok(programs.as_array().map_or(0, Vec::len))
 }
 
 fn listener_port(rig: &Rig) -> Result<u16> {
