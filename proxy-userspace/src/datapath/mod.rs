@@ -1,6 +1,7 @@
 //! The kernel half, seen from user space: loading, attaching, and the maps.
 
 mod error;
+mod features;
 mod flows;
 mod learning;
 mod load;
@@ -8,6 +9,7 @@ mod mirror;
 mod pins;
 
 pub use error::DatapathError;
+pub use features::Features;
 pub use flows::FlowTable;
 pub use pins::{Pins, Unloaded, unload};
 
@@ -76,7 +78,9 @@ impl Datapath {
         grace_ns: u64,
         pins: Option<Pins>,
     ) -> Result<(Self, FlowTable), DatapathError> {
-        let mut ebpf = load::object(pins.as_ref())?;
+        let features = Features::probe();
+        let mut ebpf = load::object(pins.as_ref(), features)?;
+        features.log_missing(&error::running_kernel());
         let mut settings = Config {
             heartbeat_ns: monotonic_ns()?,
             grace_ns,
@@ -112,7 +116,7 @@ impl Datapath {
 
     /// Has the kernel verify the programs, with maps of their own that go at once.
     pub fn verify() -> Result<(), DatapathError> {
-        load::object(None).map(drop)
+        load::object(None, Features::probe()).map(drop)
     }
 
     /// Attaches every program to a cgroup, or none of them.

@@ -157,8 +157,9 @@ async fn a_fail_open_connector_is_reached_directly_until_its_workload_is_served(
         format!("{} nothing", pod.address),
         format!("{} Bearer token", pod.host),
     );
-    let first = pod.agent(&granted).await?;
+    let mut first = pod.agent(&granted).await?;
     ensure!(pod.seen(&[&pod.url(port)])? == served);
+    first.set_grace(limits::GRACE)?;
     // Without a successor.
     first.drain(limits::STOPPING).await;
     ensure!(pod.seen(&[&pod.url(port)])? == direct);
