@@ -12,7 +12,10 @@ use proxy_common::maps::{MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_WORKLOADS};
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
     /// The process may not use BPF.
-    #[error("not allowed to use eBPF: run as root (CAP_BPF and CAP_NET_ADMIN)")]
+    #[error(
+        "not allowed to use eBPF: run as root (CAP_BPF and CAP_NET_ADMIN; before Linux 5.11 \
+         CAP_SYS_RESOURCE as well)"
+    )]
     NotAllowed,
     /// The kernel refused a program.
     #[error(
@@ -178,7 +181,7 @@ impl DatapathError {
 }
 
 /// Release of the running kernel, as `uname -r` prints it.
-fn running_kernel() -> String {
+pub(super) fn running_kernel() -> String {
     nix::sys::utsname::uname().map_or_else(
         |_| "(unknown)".into(),
         |name| name.release().to_string_lossy().into_owned(),

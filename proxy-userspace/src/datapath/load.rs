@@ -7,12 +7,11 @@ use aya::{
     maps::{Map, MapError},
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError,
-        ProgramType, SockOps, links::FdLink,
+        SockOps, links::FdLink,
     },
-    sys::{BpfHelper, is_helper_supported},
 };
 
-use super::{DatapathError, Pins};
+use super::{DatapathError, Features, Pins};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern.bpf.o"));
 
@@ -55,12 +54,12 @@ pub(super) fn attach_type(program: &str) -> Option<u32> {
 }
 
 /// Creates the maps, or uses those that are pinned, and has every program verified.
-pub(super) fn object(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
-    // Kernels before 5.18 cannot choose the errno of a refused connect(); they say EPERM.
-    let has_set_retval = u8::from(
-        is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
-            .unwrap_or(false),
-    );
+///
+/// Kernels before 5.11 count maps as locked memory, of which a process may have little. Where
+/// that is in the way, aya raises the limit (`RLIMIT_MEMLOCK`), for which it needs the
+/// capability `CAP_SYS_RESOURCE`.
+pub(super) fn object(pins: Option<&Pins>, features: Features) -> Result<Ebpf, DatapathError> {
+    let has_set_retval = u8::from(features.chosen_error);
     let mut loader = EbpfLoader::new();
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
     for (name, path) in pins.into_iter().flat_map(Pins::maps) {

@@ -4,6 +4,7 @@ mod attach;
 mod claim;
 mod directory;
 mod error;
+mod features;
 mod flows;
 mod learning;
 mod load;
@@ -14,6 +15,7 @@ mod sys;
 
 pub use directory::{Unloaded, unload};
 pub use error::DatapathError;
+pub use features::Features;
 pub use flows::FlowTable;
 pub use pins::{Pins, Succession, ensure_alone};
 
@@ -91,7 +93,9 @@ impl Datapath {
         grace_ns: u64,
         pins: Option<Pins>,
     ) -> Result<(Self, FlowTable), DatapathError> {
-        let mut ebpf = load::object(pins.as_ref())?;
+        let features = Features::probe();
+        let mut ebpf = load::object(pins.as_ref(), features)?;
+        features.log_missing(&error::running_kernel());
         let mut settings = Config {
             heartbeat_ns: monotonic_ns()?,
             grace_ns,
@@ -127,7 +131,7 @@ impl Datapath {
 
     /// Has the kernel verify the programs, with maps of their own that go at once.
     pub fn verify() -> Result<(), DatapathError> {
-        load::object(None).map(drop)
+        load::object(None, Features::probe()).map(drop)
     }
 
     /// Attaches every program to a cgroup, or none of them.
@@ -334,6 +338,12 @@ impl Datapath {
             return Ok(());
         }
         self.settings.heartbeat_ns = now_ns;
+        self.write_config()
+    }
+
+    /// Changes the age of a sign of life from which Postern counts as gone.
+    pub fn set_grace(&mut self, grace_ns: u64) -> Result<(), DatapathError> {
+        self.settings.grace_ns = grace_ns;
         self.write_config()
     }
 

@@ -290,6 +290,13 @@ impl Node {
         }
     }
 
+    /// Has the kernel count on this node for that long after its last sign of life, instead of
+    /// for [`limits::GRACE`].
+    pub fn set_grace(&mut self, grace: Duration) -> Result<(), NodeError> {
+        self.check_writer()?;
+        Ok(self.datapath.set_grace(nanoseconds(grace))?)
+    }
+
     /// Cgroup ids of the workloads that are served.
     pub fn enrolled(&self) -> impl Iterator<Item = u64> {
         self.enrolled.keys().copied()

@@ -30,7 +30,7 @@ use postern::{
 use proxy_common::maps::ABI;
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use testkit::{Pki, Sandbox, SandboxOptions, run_ok};
+use testkit::{Pki, Sandbox, SandboxOptions, command::stdout_of, run_ok};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
@@ -43,6 +43,8 @@ use crate::support::{output, stdout};
 /// What curl says when it is refused.
 pub(crate) const CURL_REFUSED: i32 = 7;
 pub(crate) const POLICY: PolicyId = PolicyId(1);
+/// Longer than any test.
+const PATIENCE: Duration = Duration::from_hours(1);
 
 /// Directory of what is pinned, below that of an agent.
 pub(crate) fn abi() -> String {
@@ -210,13 +212,15 @@ impl Pod {
         Ok(node)
     }
 
-    /// What an agent does once it has its first snapshot.
+    /// What an agent does once it has its first snapshot. The kernel counts on it for as long
+    /// as a test lasts, because few tests let it give signs of life.
     pub(crate) fn serve(&self, node: &mut Node, granted: &[Granted]) -> Result<()> {
         let refused = node.set_policies(policy(granted), &Roots::none())?;
         ensure!(refused.is_empty(), "{refused:?}");
         self.enrol(node)?;
         node.attach(self.cgroup.directory())?;
         node.forget_strangers(|_| false)?;
+        node.set_grace(PATIENCE)?;
         Ok(())
     }
 
@@ -279,7 +283,7 @@ impl Pod {
     pub(crate) fn command(&self, script: &str, arguments: &[&str]) -> Command {
         let mut shell = self.sandbox.command("timeout");
         shell
-            .args(["60", "bash", "-c"])
+            .args(["300", "bash", "-c"])
             .arg(format!("echo 0 > \"$0/cgroup.procs\" || exit 99; {script}"))
             .arg(self.cgroup.path())
             .args(arguments);
@@ -323,22 +327,7 @@ impl Pod {
 
     /// Programs attached to the pod's cgroup, by hook.
     fn attached(&self) -> Result<Vec<String>> {
-        let mut list = Command::new("bpftool");
-        list.args(["--json", "cgroup", "list"])
-            .arg(self.cgroup.path());
-        let list = stdout(&output(list)?);
-        if list.is_empty() {
-            return Ok(Vec::new());
-        }
-        let programs: serde_json::Value = serde_json::from_str(&list)?;
-        let mut hooks: Vec<_> = programs
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|program| Some(program["name"].as_str()?.to_owned()))
-            .collect();
-        hooks.sort();
-        Ok(hooks)
+        attached(&self.cgroup)
     }
 
     /// Sockets of the pod's namespace in a state, as `ss` calls it.
@@ -357,6 +346,34 @@ impl Pod {
             .filter(|target| *target == namespace)
             .count())
     }
+}
+
+/// Names of the programs that links attach to a cgroup, in alphabetical order. `bpftool cgroup
+/// list` would know them as well, but not on kernels before 6.0.
+pub(crate) fn attached(cgroup: &Cgroup) -> Result<Vec<String>> {
+    let shown = |what: &str| -> Result<Vec<serde_json::Value>> {
+        let mut show = Command::new("bpftool");
+        show.args(["--json", what, "show"]);
+        let text = stdout_of(show)?;
+        // Nothing at all when there is none.
+        Ok(if text.is_empty() {
+            Vec::new()
+        } else {
+            serde_json::from_str(&text)?
+        })
+    };
+    let links = shown("link")?;
+    let programs = shown("prog")?;
+    let mut names: Vec<_> = links
+        .iter()
+        .filter(|link| link["cgroup_id"] == cgroup.id())
+        .filter_map(|link| {
+            let program = programs.iter().find(|it| it["id"] == link["prog_id"])?;
+            Some(program["name"].as_str()?.to_owned())
+        })
+        .collect();
+    names.sort();
+    Ok(names)
 }
 
 /// The programs that are attached once all are, in alphabetical order.

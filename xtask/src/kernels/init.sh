@@ -44,6 +44,7 @@ token=$(busybox cat /postern/token)
 echo "$token kernel $(busybox uname -r)" >"$results"
 
 # shellcheck disable=SC2046 # names of tests have no spaces
-"$(busybox cat /postern/program)" --exact $(busybox cat /postern/tests) >"$results" 2>&1
+"$(busybox cat /postern/program)" --show-output --exact $(busybox cat /postern/tests) \
+    >"$results" 2>&1
 echo "$token ended $?" >"$results"
 end

@@ -9,16 +9,27 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use postern::{datapath::Datapath, telemetry::Counters, workload::Cgroup};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType};
+use postern::{
+    datapath::{Datapath, Features},
+    telemetry::Counters,
+    workload::Cgroup,
+};
 use proxy_common::maps::{
     CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, CREDENTIAL_USABLE, DESTINATION_FAIL_OPEN, Stats,
 };
 
 use super::rig::{GRACE_NS, Rig, dump, own_ids};
 use crate::{
-    rig::CURL_REFUSED,
-    support::{output, stdout},
+    rig::{CURL_REFUSED, HOOKS, attached, settled},
+    support::{output, stderr, stdout},
 };
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}
 
 /// Asserts that curl reached the listener and knows nothing of it.
 fn assert_redirected(output: &Output, address: &str, port: u16) -> Result<()> {
@@ -161,6 +172,69 @@ fn without_a_heartbeat_closed_connectors_refuse_and_open_ones_go_direct() -> Res
 }
 
 #[test]
+fn a_refusal_is_told_as_well_as_the_kernel_can() -> Result<()> {
+    let mut rig = Rig::with_grace("error", 0)?;
+    rig.redirect(&["198.51.100.7", "2001:db8::7"], 0)?;
+    let features = Features::probe();
+    ensure!(
+        features.chosen_error == (kernel()? >= (5, 18)),
+        "{features:?}"
+    );
+    let expected = if features.chosen_error {
+        "Connection refused"
+    } else {
+        "Operation not permitted"
+    };
+    for address in ["198.51.100.7", "2001:db8::7", "::ffff:198.51.100.7"] {
+        let mut shell = rig.sandbox.command("bash");
+        shell.env("LC_ALL", "C").arg("-c");
+        shell.arg("echo 0 > \"$0/cgroup.procs\" && exec 3<>\"/dev/tcp/$1/80\"");
+        shell.arg(rig.cgroup.path()).arg(address);
+        let told = stderr(&output(shell)?);
+        ensure!(told.contains(expected), "{address}: {told}");
+    }
+    ensure!(rig.stats()?.refused_stale == 3);
+    Ok(())
+}
+
+/// The first two numbers of the running kernel's release.
+fn kernel() -> Result<(u32, u32)> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split('.');
+    let mut number = || -> Result<u32> { Ok(numbers.next().context("too short")?.parse()?) };
+    Ok((number()?, number()?))
+}
+
+/// How many instructions the verifier looks at for one program, at most; a million is the end.
+const VERIFIED: u64 = 100_000;
+
+#[test]
+fn no_program_comes_near_what_the_verifier_looks_at() -> Result<()> {
+    let _rig = Rig::new("verifier")?;
+    for name in HOOKS {
+        let verified = verified(own_program(name)?)?;
+        // Linux 5.16 and later tell.
+        ensure!(verified.is_some() == (kernel()? >= (5, 16)), "{name}");
+        println!("{name}: {verified:?} instructions verified");
+        ensure!(verified < Some(VERIFIED), "{name}: {verified:?}");
+    }
+    Ok(())
+}
+
+/// Instructions that the verifier looked at, for a program of this process.
+fn verified(id: u64) -> Result<Option<u64>> {
+    let field = |text: &str, name: &str| -> Option<u64> {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    let found = fs::read_dir("/proc/self/fdinfo")?
+        .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
+        .find(|text| field(text, "prog_id:") == Some(id))
+        .with_context(|| format!("program {id} is gone"))?;
+    Ok(field(&found, "verified_insns:"))
+}
+
+#[test]
 fn who_dials_the_listener_itself_is_reset() -> Result<()> {
     let mut rig = Rig::new("direct")?;
     rig.redirect(&["198.51.100.7"], 0)?;
@@ -181,21 +255,13 @@ fn who_dials_the_listener_itself_is_reset() -> Result<()> {
 fn dropping_the_datapath_detaches_everything() -> Result<()> {
     let mut rig = Rig::new("detach")?;
     rig.redirect(&["198.51.100.7"], 0)?;
-    ensure!(attached(&rig)? == 5, "five programs");
+    let attached_before = attached(&rig.cgroup)?;
+    ensure!(attached_before.len() == 5, "{attached_before:?}");
     let Rig {
-        cgroup,
-        datapath,
-        sandbox,
-        ..
+        cgroup, datapath, ..
     } = rig;
     drop(datapath);
-    let mut list = sandbox.command("bpftool");
-    list.args(["--json", "cgroup", "list"]).arg(cgroup.path());
-    ensure!(
-        !stdout(&output(list)?).contains("connect"),
-        "still attached"
-    );
-    Ok(())
+    runtime()?.block_on(settled(|| Ok(attached(&cgroup)?.is_empty())))
 }
 
 #[test]
@@ -205,20 +271,23 @@ fn when_one_program_cannot_be_attached_none_is() -> Result<()> {
     let name = format!("postern-test-{}-full", std::process::id());
     let cgroup = Cgroup::create(&name, Path::new("/run/postern-test-cgroups"))?;
     // The last hook of all is taken by others; the ones before it are free.
-    let others = (0..FULL)
-        .map(|_| Datapath::load(cgroup.levels(), GRACE_NS))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut show = Command::new("bpftool");
-    show.args(["--json", "prog", "show", "name", "getpeername6"]);
-    let programs: serde_json::Value = serde_json::from_str(&stdout(&output(show)?))?;
-    let ours = own_ids("prog_id:")?;
-    let ids = programs.as_array().into_iter().flatten();
-    let ids = ids.filter_map(|program| program["id"].as_u64());
-    for id in ids.filter(|id| ours.contains(id)).take(FULL) {
-        let mut attach = Command::new("bpftool");
-        attach.args(["cgroup", "attach"]).arg(cgroup.path());
-        attach.args(["getpeername6", "id", &id.to_string(), "multi"]);
-        testkit::run_ok(attach)?;
+    let (_other, _) = Datapath::load(cgroup.levels(), GRACE_NS)?;
+    let pin = Path::new("/sys/fs/bpf").join(&name);
+    let mut pinned = Command::new("bpftool");
+    pinned.args([
+        "prog",
+        "pin",
+        "id",
+        &own_program("getpeername6")?.to_string(),
+    ]);
+    pinned.arg(&pin);
+    testkit::run_ok(pinned)?;
+    let hook = CgroupSockAddrAttachType::GetPeerName6;
+    let other = CgroupSockAddr::from_pin(&pin, hook);
+    fs::remove_file(&pin)?;
+    let mut other = other?;
+    for _ in 0..FULL {
+        other.attach(cgroup.directory(), CgroupAttachMode::Single)?;
     }
 
     let (mut datapath, _) = Datapath::load(cgroup.levels(), GRACE_NS)?;
@@ -229,15 +298,24 @@ fn when_one_program_cannot_be_attached_none_is() -> Result<()> {
         error.contains("getpeername6") && error.contains(running.trim()) && error.contains("5.8"),
         "{error}"
     );
-    let mut list = Command::new("bpftool");
-    list.args(["--json", "cgroup", "list"]).arg(cgroup.path());
-    let attached = stdout(&output(list)?);
-    ensure!(
-        !attached.contains("connect") && !attached.contains("sock_ops"),
-        "{attached}"
-    );
-    drop(others);
-    Ok(())
+    runtime()?.block_on(settled(|| {
+        let attached = attached(&cgroup)?;
+        Ok(attached.len() == FULL && attached.iter().all(|name| name == "getpeername6"))
+    }))
+}
+
+/// A program of this process.
+fn own_program(name: &str) -> Result<u64> {
+    let mut show = Command::new("bpftool");
+    show.args(["--json", "prog", "show"]);
+    let programs: serde_json::Value = serde_json::from_str(&stdout(&output(show)?))?;
+    let ours = own_ids("prog_id:")?;
+    let programs = programs.as_array().into_iter().flatten();
+    programs
+        .filter(|program| program["name"] == name)
+        .filter_map(|program| program["id"].as_u64())
+        .find(|id| ours.contains(id))
+        .with_context(|| format!("no program {name} of this process"))
 }
 
 #[test]
@@ -263,12 +341,4 @@ fn bpftool_shows_named_fields() -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn attached(rig: &Rig) -> Result<usize> {
-    let mut list = Command::new("bpftool");
-    list.args(["--json", "cgroup", "list"])
-        .arg(rig.cgroup.path());
-    let programs: serde_json::Value = serde_json::from_str(&stdout(&output(list)?))?;
-    Ok(programs.as_array().map_or(0, Vec::len))
 }

@@ -10,15 +10,15 @@ use postern::{
     state::{FailurePolicy, Scheme},
     tls::Roots,
 };
-use testkit::{command::stdout_of, run_ok};
+use testkit::{TempDir, command::stdout_of, run_ok};
 
 use crate::{
     rig::{CURL_REFUSED, HOOKS, Pod, abi, policy},
     support::{output, stderr, stdout},
 };
 
-/// Connections that are made one after the other, and how many of them.
-const DIALS: &str = "for n in $(seq 300); do \
+/// Connections that are made one after the other, for as long as a file exists.
+const DIALS: &str = "while test -e \"$3\"; do \
     test \"$(curl --silent --max-time 20 --noproxy '*' \"$1\")\" = \"$2\" || exit 1; done";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -29,10 +29,16 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
     let granted = [pod.connector(1, Scheme::Http, port, "token")];
     let expected = format!("{host} Bearer token");
     let mut incumbent = pod.agent(&granted).await?;
+    incumbent.set_grace(limits::GRACE)?;
     pod.attaches(&HOOKS).await?;
     let mut open = pod.open(port)?;
     ensure!(open.get(&host)?.body == expected);
-    let mut dials = pod.command(DIALS, &[&pod.url(port), &expected]).spawn()?;
+    let files = TempDir::new("dials")?;
+    let go_on = files.write("go-on", "")?;
+    let stop = go_on.to_str().context("a path that is no text")?;
+    let mut dials = pod
+        .command(DIALS, &[&pod.url(port), &expected, stop])
+        .spawn()?;
 
     // Until it is told to go.
     let first = tokio::spawn(async move {
@@ -51,6 +57,7 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
     ensure!(open.get(&host)?.body == expected);
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
     pod.serve(&mut newcomer, &granted)?;
+    newcomer.set_grace(limits::GRACE)?;
     pod.attaches(&HOOKS).await?;
 
     // Told to come again at some time, the client does not lose an answer until then.
@@ -60,6 +67,7 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
     }
     open.ended()?;
     drained.await?;
+    fs::remove_file(&go_on)?;
     let dialled = tokio::task::spawn_blocking(move || dials.wait()).await??;
     ensure!(dialled.success(), "a connection failed during the change");
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
@@ -74,8 +82,9 @@ async fn after_a_crash_connectors_refuse_until_the_next_agent_serves() -> Result
     let port = pod.upstream(Scheme::Http).await?;
     let expected = format!("{} Bearer token", pod.host);
     let granted = [pod.connector(1, Scheme::Http, port, "token")];
-    let agent = pod.agent(&granted).await?;
+    let mut agent = pod.agent(&granted).await?;
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
+    agent.set_grace(limits::GRACE)?;
     // As by a crash, but for its listeners nothing of it goes.
     drop(agent);
     pod.attaches(&HOOKS).await?;
@@ -148,8 +157,9 @@ async fn a_fail_open_connector_is_reached_directly_until_its_workload_is_served(
         format!("{} nothing", pod.address),
         format!("{} Bearer token", pod.host),
     );
-    let first = pod.agent(&granted).await?;
+    let mut first = pod.agent(&granted).await?;
     ensure!(pod.seen(&[&pod.url(port)])? == served);
+    first.set_grace(limits::GRACE)?;
     // Without a successor.
     first.drain(limits::STOPPING).await;
     ensure!(pod.seen(&[&pod.url(port)])? == direct);
@@ -225,7 +235,7 @@ async fn a_second_agent_does_not_start_unless_it_is_to_take_over() -> Result<()>
         ensure!(error.contains(part), "{error}");
     }
     // The program says so before it does anything that the other one could notice.
-    let files = testkit::TempDir::new("second")?;
+    let files = TempDir::new("second")?;
     let run = files.join("run");
     let mut agent = Command::new(env!("CARGO_BIN_EXE_postern"));
     agent.args(["agent", "--node=node", "--controller=127.0.0.1:1", "--pins"]);
@@ -328,7 +338,7 @@ async fn maps_of_another_layout_are_not_touched() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn maps_are_pinned_on_a_bpf_file_system_or_not_at_all() -> Result<()> {
     let pod = Pod::new("no-bpffs")?;
-    let elsewhere = testkit::TempDir::new("pins")?.join("postern");
+    let elsewhere = TempDir::new("pins")?.join("postern");
     let (proxy, levels) = (pod.proxy()?, pod.cgroup.levels());
     let taken = Node::take_over(proxy, levels, &elsewhere, Succession::Refuse).await;
     let error = taken.err().context("it started")?.to_string();
