@@ -323,22 +323,7 @@ impl Pod {
 
     /// Programs attached to the pod's cgroup, by hook.
     fn attached(&self) -> Result<Vec<String>> {
-        let mut list = Command::new("bpftool");
-        list.args(["--json", "cgroup", "list"])
-            .arg(self.cgroup.path());
-        let list = stdout(&output(list)?);
-        if list.is_empty() {
-            return Ok(Vec::new());
-        }
-        let programs: serde_json::Value = serde_json::from_str(&list)?;
-        let mut hooks: Vec<_> = programs
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|program| Some(program["name"].as_str()?.to_owned()))
-            .collect();
-        hooks.sort();
-        Ok(hooks)
+        attached(self.cgroup.path())
     }
 
     /// Sockets of the pod's namespace in a state, as `ss` calls it.
@@ -368,6 +353,25 @@ pub(crate) const HOOKS: [&str; 6] = [
     "getpeername4",
     "getpeername6",
 ];
+
+/// Programs attached to a cgroup, by hook. One that is replaced this moment may be missing.
+pub(crate) fn attached(cgroup: &Path) -> Result<Vec<String>> {
+    let mut list = Command::new("bpftool");
+    list.args(["--json", "cgroup", "list"]).arg(cgroup);
+    let list = stdout(&output(list)?);
+    if list.is_empty() {
+        return Ok(Vec::new());
+    }
+    let programs: serde_json::Value = serde_json::from_str(&list)?;
+    let mut hooks: Vec<_> = programs
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|program| Some(program["name"].as_str()?.to_owned()))
+        .collect();
+    hooks.sort();
+    Ok(hooks)
+}
 
 /// Waits until something holds that other threads bring about.
 pub(crate) async fn settled(mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
