@@ -153,7 +153,8 @@ impl Datapath {
     /// [`DatapathError::Full`] when there is no room for another workload.
     pub fn enrol(&mut self, cgroup_id: u64, workload: Workload) -> Result<(), DatapathError> {
         self.workloads.put(WorkloadKey { cgroup_id }, workload)?;
-        if let Some(pins) = &self.pins {
+        // Not before the programs of this version are there.
+        if let Some(pins) = self.pins.as_ref().filter(|_| !self.attached.is_empty()) {
             pins.relieve(cgroup_id)?;
         }
         self.adopt()

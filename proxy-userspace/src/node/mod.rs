@@ -116,13 +116,13 @@ impl Node {
 
     /// The same with maps and links pinned below `pins`, a directory on a BPF file system.
     ///
-    /// What is there already is taken over: from one that is gone, or, if `succession` says so,
-    /// from an agent that runs, which is told to give way and waited for. Workloads are served as they were until
-    /// they are [enrolled](Self::enrol) anew; those of an agent that is gone stay refused (or
-    /// direct, if fail-open) until the first of them is. Agents of all versions count; what one
-    /// with another layout of the maps has in the kernel stays until
-    /// [`forget_strangers`](Self::forget_strangers). Dropping the future tells the other
-    /// agent to stay, and one that could not run here does not tell it to go.
+    /// What is there already is taken over: from an agent that is gone, or, if `succession` says
+    /// so, from one that runs, which is told to give way and waited for. Workloads are served as
+    /// they were until they are [enrolled](Self::enrol) anew; those of an agent that is gone stay
+    /// refused (or direct, if fail-open) until the first of them is. Agents of all versions
+    /// count; what one whose maps have another layout has in the kernel stays until
+    /// [`forget_strangers`](Self::forget_strangers). Dropping the future tells the other agent to
+    /// stay, and one that could not run here does not tell it to go.
     pub async fn take_over(
         proxy: Arc<Proxy>,
         levels: &[u8],

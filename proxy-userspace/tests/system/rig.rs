@@ -327,7 +327,7 @@ impl Pod {
 
     /// Programs attached to the pod's cgroup, by hook.
     fn attached(&self) -> Result<Vec<String>> {
-        attached(&self.cgroup)
+        attached(self.cgroup.id())
     }
 
     /// Sockets of the pod's namespace in a state, as `ss` calls it.
@@ -349,8 +349,9 @@ impl Pod {
 }
 
 /// Names of the programs that links attach to a cgroup, in alphabetical order. `bpftool cgroup
-/// list` would know them as well, but not on kernels before 6.0.
-pub(crate) fn attached(cgroup: &Cgroup) -> Result<Vec<String>> {
+/// list` would know them as well, but not on kernels before 6.0. One that is replaced this moment
+/// may be missing.
+pub(crate) fn attached(cgroup_id: u64) -> Result<Vec<String>> {
     let shown = |what: &str| -> Result<Vec<serde_json::Value>> {
         let mut show = Command::new("bpftool");
         show.args(["--json", what, "show"]);
@@ -366,7 +367,7 @@ pub(crate) fn attached(cgroup: &Cgroup) -> Result<Vec<String>> {
     let programs = shown("prog")?;
     let mut names: Vec<_> = links
         .iter()
-        .filter(|link| link["cgroup_id"] == cgroup.id())
+        .filter(|link| link["cgroup_id"] == cgroup_id)
         .filter_map(|link| {
             let program = programs.iter().find(|it| it["id"] == link["prog_id"])?;
             Some(program["name"].as_str()?.to_owned())

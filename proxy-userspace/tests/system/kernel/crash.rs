@@ -24,7 +24,9 @@ use super::{
     clients::{Client, Goal, Habit},
     take_over::refused_as_stale,
 };
-use crate::rig::{CURL_REFUSED, HOOKS, POLICY, Pod, connector, granted, policy, proxy_for};
+use crate::rig::{
+    CURL_REFUSED, HOOKS, POLICY, Pod, connector, granted, policy, proxy_for, settled,
+};
 
 /// Tells the process that is an agent whom to serve.
 const ORDER: &str = "POSTERN_TEST_AGENT";
@@ -152,10 +154,11 @@ async fn a_killed_agent_concerns_nobody_but_those_who_dial_connectors() -> Resul
     // Its listeners died with it.
     refuses(&pod, &pod.url(closed))?;
     pod.attaches(&HOOKS).await?;
-    while !refused_as_stale(&pod)? {
+    settled(|| {
         refuses(&pod, &pod.url(closed))?;
-        thread::sleep(Duration::from_millis(100));
-    }
+        refused_as_stale(&pod)
+    })
+    .await?;
     refuses(&pod, &pod.url(closed))?;
     ensure!(pod.seen(&[&open_url])? == direct);
     concerned.check()?;

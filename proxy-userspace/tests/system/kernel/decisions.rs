@@ -255,13 +255,13 @@ fn who_dials_the_listener_itself_is_reset() -> Result<()> {
 fn dropping_the_datapath_detaches_everything() -> Result<()> {
     let mut rig = Rig::new("detach")?;
     rig.redirect(&["198.51.100.7"], 0)?;
-    let attached_before = attached(&rig.cgroup)?;
+    let attached_before = attached(rig.cgroup.id())?;
     ensure!(attached_before.len() == 5, "{attached_before:?}");
     let Rig {
         cgroup, datapath, ..
     } = rig;
     drop(datapath);
-    runtime()?.block_on(settled(|| Ok(attached(&cgroup)?.is_empty())))
+    runtime()?.block_on(settled(|| Ok(attached(cgroup.id())?.is_empty())))
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn when_one_program_cannot_be_attached_none_is() -> Result<()> {
         "{error}"
     );
     runtime()?.block_on(settled(|| {
-        let attached = attached(&cgroup)?;
+        let attached = attached(cgroup.id())?;
         Ok(attached.len() == FULL && attached.iter().all(|name| name == "getpeername6"))
     }))
 }

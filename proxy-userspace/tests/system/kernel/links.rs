@@ -1,12 +1,18 @@
 //! Links that are taken over, and those that cannot be.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use postern::state::Scheme;
-use testkit::{command::stdout_of, run_ok};
+use testkit::{command::run_ok_with_input, run_ok};
 
-use crate::rig::{HOOKS, Pod};
+use crate::rig::{HOOKS, Pod, SHARED_HOOKS, abi};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn links_stay_and_their_programs_are_replaced() -> Result<()> {
@@ -38,11 +44,12 @@ async fn after_a_failure_the_earlier_programs_are_back() -> Result<()> {
     ensure!(error.contains("new-getpeername6"), "{error}");
     let after = pod.links()?;
     ensure!(after.len() == before.len() - 1, "{after:?}");
-    // The learner was attached before, and for itself.
+    // What each workload has of its own was attached before, and for itself.
     let changed = after
         .iter()
         .filter(|(link, program)| before[link] != **program);
-    ensure!(changed.count() == 1, "{before:?}, then {after:?}");
+    let own = HOOKS.len() - SHARED_HOOKS.len();
+    ensure!(changed.count() == own, "{before:?}, then {after:?}");
 
     fs::remove_dir(&in_the_way)?;
     drop(pod.agent(&[]).await?);
@@ -104,18 +111,29 @@ fn link(pod: &Pod, hook: &str) -> PathBuf {
 impl Pod {
     /// The links to the pod's cgroup: from their ids to those of their programs.
     pub(super) fn links(&self) -> Result<BTreeMap<u64, u64>> {
-        links_of(self.cgroup.id())
+        links_of(&self.pins().join(abi()), self.cgroup.id())
     }
 }
 
-/// The links to a cgroup, wherever they are held: from their ids to those of their programs.
-pub(super) fn links_of(cgroup_id: u64) -> Result<BTreeMap<u64, u64>> {
-    let mut list = Command::new("bpftool");
-    list.args(["--json", "link", "list"]);
-    let list: serde_json::Value = serde_json::from_str(&stdout_of(list)?)?;
-    let links = list.as_array().into_iter().flatten();
-    let links = links.filter(|link| link["cgroup_id"].as_u64() == Some(cgroup_id));
+/// The links in a directory that a cgroup has: from their ids to those of their programs.
+pub(super) fn links_of(directory: &Path, cgroup_id: u64) -> Result<BTreeMap<u64, u64>> {
+    let mut batch = String::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let path = entry.path();
+        let name = path.to_string_lossy();
+        if entry.file_type()?.is_file() && name.ends_with(&format!("-{cgroup_id}")) {
+            writeln!(batch, "link show pinned {name}")?;
+        }
+    }
+    let mut show = Command::new("bpftool");
+    show.args(["--json", "batch", "file", "-"]);
+    let shown = run_ok_with_input(show, batch.as_bytes())?;
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout)?;
+    let links = shown.as_array().into_iter().flatten();
+    let links = links.map(|shown| &shown["output"]);
     links
+        .filter(|link| link["cgroup_id"].as_u64() == Some(cgroup_id))
         .map(|link| Ok((number(&link["id"])?, number(&link["prog_id"])?)))
         .collect()
 }

@@ -22,7 +22,7 @@ use super::{
     clients::{Client, Goal, Habit},
     links::links_of,
 };
-use crate::rig::{HOOKS, Pod};
+use crate::rig::{HOOKS, Pod, abi, attached};
 
 const UPGRADES: usize = 50;
 /// Agents that may still serve what they have open.
@@ -33,12 +33,12 @@ async fn fifty_upgrades_lose_no_connection() -> Result<()> {
     let pod = Pod::new("fifty")?;
     let port = pod.upstream(Scheme::Http).await?;
     let granted = [pod.connector(1, Scheme::Http, port, "token")];
-    let mut incumbent = pod.agent(&granted).await?;
+    let mut serving = serve(pod.agent(&granted).await?);
     pod.attaches(&HOOKS).await?;
     let mut before = pod.links()?;
     ensure!(before.len() == HOOKS.len(), "{before:?}");
     let links: BTreeSet<_> = before.keys().copied().collect();
-    let sampler = Sampler::start(pod.cgroup.id(), links.clone());
+    let sampler = Sampler::start(&pod, links.clone());
     let goal = Goal {
         ip: pod.host,
         port,
@@ -49,10 +49,12 @@ async fn fifty_upgrades_lose_no_connection() -> Result<()> {
 
     let mut draining = JoinSet::new();
     for round in 1..=UPGRADES {
-        let (old, new) = replace(incumbent, &pod).await?;
-        draining.spawn(old.drain(limits::HAND_OVER));
-        incumbent = new;
-        pod.serve(&mut incumbent, &granted)?;
+        let mut newcomer = pod.take_over().await?;
+        let (incumbent, end) = serving.await?;
+        ensure!(matches!(end, NodeError::Replaced), "{end}");
+        draining.spawn(incumbent.drain(limits::HAND_OVER));
+        pod.serve(&mut newcomer, &granted)?;
+        serving = serve(newcomer);
         let after = pod.links()?;
         let kept: BTreeSet<_> = after.keys().copied().collect();
         ensure!(kept == links, "round {round}: {before:?}, then {after:?}");
@@ -73,7 +75,6 @@ async fn fifty_upgrades_lose_no_connection() -> Result<()> {
             draining.join_next().await;
         }
     }
-    let last = tokio::spawn(async move { incumbent.keep_up().await });
     let samples = sampler.end()?;
     ensure!(samples > 0, "nobody looked");
     for client in clients {
@@ -82,38 +83,39 @@ async fn fifty_upgrades_lose_no_connection() -> Result<()> {
     }
     draining.join_all().await;
     pod.attaches(&HOOKS).await?;
-    last.abort();
-    let _ = last.await;
+    serving.abort();
+    let _ = serving.await;
     Ok(())
 }
 
-/// A newcomer, and the agent that gave way to it.
-async fn replace(mut incumbent: Node, pod: &Pod) -> Result<(Node, Node)> {
-    let serving = tokio::spawn(async move {
-        let end = incumbent.keep_up().await;
-        (incumbent, end)
-    });
-    let newcomer = pod.take_over().await?;
-    let (incumbent, end) = serving.await?;
-    ensure!(matches!(end, NodeError::Replaced), "{end}");
-    Ok((incumbent, newcomer))
+/// Has an agent serve until another one has taken over.
+fn serve(mut node: Node) -> tokio::task::JoinHandle<(Node, NodeError)> {
+    tokio::spawn(async move {
+        let end = node.keep_up().await;
+        (node, end)
+    })
 }
 
-/// Looks all the time whether a cgroup has exactly the links that it should have.
+/// Looks all the time whether the pod's cgroup has exactly the links that it should have, and
+/// no two programs on one hook.
 struct Sampler {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<usize>>,
 }
 
 impl Sampler {
-    fn start(cgroup_id: u64, links: BTreeSet<u64>) -> Self {
+    fn start(pod: &Pod, links: BTreeSet<u64>) -> Self {
+        let (pins, cgroup_id) = (pod.pins().join(abi()), pod.cgroup.id());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             let mut samples = 0;
             while !stopped.load(Ordering::Relaxed) {
-                let found: BTreeSet<_> = links_of(cgroup_id)?.into_keys().collect();
+                let found: BTreeSet<_> = links_of(&pins, cgroup_id)?.into_keys().collect();
                 ensure!(found == links, "{found:?} instead of {links:?}");
+                let hooks = attached(cgroup_id)?;
+                let one_each = hooks.iter().collect::<BTreeSet<_>>().len() == hooks.len();
+                ensure!(one_each, "two programs on one hook: {hooks:?}");
                 samples += 1;
                 thread::sleep(Duration::from_millis(20));
             }

@@ -21,7 +21,7 @@ use testkit::run_ok;
 use tokio::time::sleep;
 
 use super::clients::{Client, Goal, Habit};
-use crate::rig::{CURL_REFUSED, HOOKS, Pod, abi, connector, granted, policy};
+use crate::rig::{CURL_REFUSED, HOOKS, Pod, SHARED_HOOKS, abi, connector, granted, policy};
 
 /// Directory of an agent of another version, which has what is in ours.
 fn of_another_version(pod: &Pod) -> Result<PathBuf> {
@@ -188,19 +188,10 @@ async fn unload_removes_all_versions_unless_one_of_them_runs() -> Result<()> {
         error.contains("abi1") && error.contains("stop it first"),
         "{error}"
     );
-    pod.attaches(&{
-        let mut hooks = twice();
-        // Nobody is enrolled by the second.
-        hooks.remove(
-            HOOKS
-                .iter()
-                .position(|hook| *hook == "dns_ingress")
-                .unwrap_or(0)
-                * 2,
-        );
-        hooks
-    })
-    .await?;
+    // Nobody is enrolled by the second.
+    let mut hooks = [&HOOKS[..], &SHARED_HOOKS].concat();
+    hooks.sort_unstable();
+    pod.attaches(&hooks).await?;
     drop(lock);
     ensure!(unload(pod.pins())?.len() == 2);
     pod.attaches(&[]).await?;
