@@ -1,6 +1,7 @@
 //! The kernel half, seen from user space: loading, attaching, and the maps.
 
 mod error;
+pub mod explain;
 mod flows;
 mod learning;
 mod load;
@@ -363,7 +364,16 @@ pub fn ip_address(addr: [u8; 16]) -> IpAddr {
 
 /// The clock of the heartbeat.
 fn monotonic_ns() -> Result<u64, DatapathError> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(DatapathError::Clock)?;
+    now_ns(ClockId::CLOCK_MONOTONIC)
+}
+
+/// The clock of the end of credentials.
+fn boot_ns() -> Result<u64, DatapathError> {
+    now_ns(ClockId::CLOCK_BOOTTIME)
+}
+
+fn now_ns(clock: ClockId) -> Result<u64, DatapathError> {
+    let now = clock_gettime(clock).map_err(DatapathError::Clock)?;
     let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();
     let nanos = u64::try_from(now.tv_nsec()).unwrap_or_default();
     Ok(seconds * 1_000_000_000 + nanos)

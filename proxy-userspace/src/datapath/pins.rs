@@ -6,6 +6,7 @@
 //! kernel takes it from an agent that died.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
@@ -263,6 +264,32 @@ pub fn unload(base: &Path) -> Result<Vec<Unloaded>, DatapathError> {
         }
         _ => Ok(removed),
     }
+}
+
+/// The directory of agents of this version, for who only reads.
+pub(super) fn find(base: &Path) -> Result<PathBuf, DatapathError> {
+    let directory = base.join(format!("{DIRECTORY}{ABI}"));
+    if directory.join("CONFIG").exists() {
+        check_layouts(&directory)?;
+        return Ok(directory);
+    }
+    let mut others = directories(base)?.into_iter();
+    match others.rfind(|other| *other != directory) {
+        Some(path) => Err(DatapathError::OtherVersion { path }),
+        None => Err(DatapathError::NothingPinned {
+            path: base.to_path_buf(),
+        }),
+    }
+}
+
+/// Ids of the cgroups that a program is attached to.
+pub(super) fn attached(directory: &Path, hook: &str) -> Result<BTreeSet<u64>, DatapathError> {
+    let links = links(directory)?;
+    let ids = links.iter().filter_map(|name| {
+        let (name, id) = name.rsplit_once('-')?;
+        (name == hook).then(|| id.parse().ok()).flatten()
+    });
+    Ok(ids.collect())
 }
 
 /// Makes the directory on a BPF file system, or refuses to make it elsewhere.

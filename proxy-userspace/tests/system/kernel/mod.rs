@@ -4,6 +4,7 @@
 mod datagrams;
 mod decisions;
 mod dns;
+mod explain;
 mod kinds;
 mod name_server;
 mod pending;
