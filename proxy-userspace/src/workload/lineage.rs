@@ -44,15 +44,6 @@ impl Lineage {
         Ok(Self { path, ids })
     }
 
-    /// From ids, from the highest one down.
-    #[cfg(test)]
-    pub(crate) fn from_ids(path: &str, ids: &[u64]) -> Self {
-        Self {
-            path: path.into(),
-            ids: ids.to_vec(),
-        }
-    }
-
     /// Id of the cgroup itself.
     pub fn id(&self) -> u64 {
         self.ids.last().copied().unwrap_or_default()

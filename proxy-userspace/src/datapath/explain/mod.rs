@@ -7,7 +7,7 @@ mod view;
 
 pub use report::{
     Agent, Connection, Counts, Credential, Destination, Entry, LearnedName, Name, Programs, Report,
-    Source, Workload,
+    Source, Workload, word,
 };
 
 use std::{

@@ -360,7 +360,7 @@ fn hex(number: u64) -> String {
 }
 
 /// One word for each reason, for programs that read.
-const fn word(reason: Reason) -> &'static str {
+pub const fn word(reason: Reason) -> &'static str {
     match reason {
         Reason::NotEnrolled => "not-enrolled",
         Reason::Dns => "dns",

@@ -290,3 +290,6 @@ fn duration(ms: u64) -> String {
         _ => format!("{} days", seconds / 86_400),
     }
 }
+
+#[cfg(test)]
+mod tests;
