@@ -20,6 +20,15 @@ impl Addr {
         a == 0 && b == 0 && c == MAPPED
     }
 
+    /// Whether a listener may be there: `127.0.0.1` or `::1`.
+    #[inline(always)]
+    pub(crate) fn is_loopback(self) -> bool {
+        let [a, b, c, d] = self.0;
+        let v4 = c == MAPPED && d == u32::from_ne_bytes([127, 0, 0, 1]);
+        let v6 = c == 0 && d == 1u32.to_be();
+        a == 0 && b == 0 && (v4 || v6)
+    }
+
     #[inline(always)]
     pub(crate) fn bytes(self) -> [u8; 16] {
         // SAFETY: same size, and any bit pattern is valid for bytes.

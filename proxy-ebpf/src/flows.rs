@@ -30,11 +30,8 @@ pub(crate) fn flows(ctx: SockOpsContext) -> u32 {
 #[inline(always)]
 fn publish(ctx: &SockOpsContext) {
     let Some(origin) = origin(ctx) else { return };
-    // SAFETY: a read of a context field.
-    let remote_port = unsafe { (*ctx.ops).remote_port };
-    // Network order in the upper half. Another port: the socket was redirected once and now
-    // connects elsewhere.
-    if u16::from_be((remote_port >> 16) as u16) != origin.via_port {
+    // Somewhere else: the socket was redirected once and now connects elsewhere.
+    if !goes_to_listener(ctx.ops, &origin) {
         return;
     }
     if FLOWS.insert(flow_key(ctx.ops, &origin), origin, 0).is_err()
@@ -46,6 +43,26 @@ fn publish(ctx: &SockOpsContext) {
         return;
     }
     count!(flows);
+}
+
+#[inline(always)]
+fn goes_to_listener(ops: *mut bpf_sock_ops, origin: &Origin) -> bool {
+    // As in `flow_key`.
+    // SAFETY: reads of context fields, word by word.
+    let (v4, v6, port) = unsafe {
+        let v4 = core::ptr::read_volatile(&raw const (*ops).remote_ip4);
+        let v6 = [
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[0]),
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[1]),
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[2]),
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[3]),
+        ];
+        // Network order in the upper half.
+        let port = u16::from_be(((*ops).remote_port >> 16) as u16);
+        (Addr::v4(v4), Addr(v6), port)
+    };
+    let is_v4 = Addr::from_bytes(origin.addr).is_v4();
+    port == origin.via_port && if is_v4 { v4 } else { v6 }.is_loopback()
 }
 
 #[inline(always)]

@@ -176,7 +176,7 @@ UDP to 192.0.2.10:443
   address     wanted on port 443 by several Connectors, which the proxy tells apart, fails open
   credential  of Connector 3: usable, generation 2, revision 0000000000c0ffee, ended 60 min ago
   verdict     refused: the Connector's credential has expired
-          replace the Secret of the Connector
+              replace the Secret of the Connector
 ";
     assert_eq!(story(&report), expected);
 }

@@ -5,6 +5,7 @@ mod datagrams;
 mod decisions;
 mod dns;
 mod explain;
+mod identity;
 mod kinds;
 mod name_server;
 mod pending;

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
@@ -119,7 +119,7 @@ impl Rig {
 
     /// Enrols the workload of a cgroup, and listens for it; returns the cgroup's id.
     pub(super) fn serve(&mut self, cgroup: &Path, policy: u32) -> Result<u64> {
-        let cgroup_id = fs::metadata(cgroup)?.ino();
+        let cgroup_id = id(cgroup)?;
         let netns = NetNs::open(Path::new(&format!("/proc/{}/ns/net", self.sandbox.pid())))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -237,6 +237,23 @@ impl Rig {
         Ok(self.datapath.stats()?)
     }
 
+    /// Entries of the rig's `FLOWS`, whichever others there are.
+    pub(super) fn flows(&self) -> Result<Vec<serde_json::Value>> {
+        let programs = bpftool(&["cgroup", "list", &self.cgroup.path().display().to_string()])?;
+        let mut programs = programs.as_array().into_iter().flatten();
+        let program = programs.find(|program| program["name"] == "flows");
+        let program = program.context("no program flows")?["id"].to_string();
+        let program = bpftool(&["prog", "show", "id", &program])?;
+        for map in program["map_ids"].as_array().context("no maps")? {
+            let map = map.to_string();
+            if bpftool(&["map", "show", "id", &map])?["name"] == "FLOWS" {
+                let dump = bpftool(&["map", "dump", "id", &map])?;
+                return Ok(dump.as_array().context("no list")?.clone());
+            }
+        }
+        bail!("no map FLOWS")
+    }
+
     /// What the listeners got since the last look.
     pub(super) fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
@@ -270,6 +287,11 @@ fn answer(inbound: Inbound, seen: &Mutex<Vec<Seen>>) {
     thread::spawn(respond);
 }
 
+/// Id of a cgroup.
+pub(super) fn id(cgroup: &Path) -> Result<u64> {
+    Ok(fs::metadata(cgroup)?.ino())
+}
+
 /// What an application sees of a refused `connect()`: before 5.18 no kernel lets a program
 /// choose.
 pub(super) fn refused() -> Result<&'static str> {
@@ -277,10 +299,10 @@ pub(super) fn refused() -> Result<&'static str> {
     Ok(if chosen { "ECONNREFUSED" } else { "EPERM" })
 }
 
-/// Entries of a map of this process.
-pub(super) fn entries(map: &str) -> Result<usize> {
-    let dump: serde_json::Value = serde_json::from_str(&dump(map)?)?;
-    Ok(dump.as_array().context("no list")?.len())
+fn bpftool(arguments: &[&str]) -> Result<serde_json::Value> {
+    let mut command = Command::new("bpftool");
+    command.arg("--json").args(arguments);
+    serde_json::from_str(&stdout(&output(command)?)).context("bpftool does not answer in JSON")
 }
 
 /// A map of this process, as bpftool prints it.

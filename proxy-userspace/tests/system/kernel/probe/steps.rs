@@ -17,6 +17,7 @@ use std::{
 
 use nix::{
     errno::Errno,
+    sched::{CloneFlags, unshare},
     sys::socket::{
         MsgFlags, MultiHeaders, SockaddrStorage, VsockAddr, sendmmsg, setsockopt,
         sockopt as nix_options,
@@ -95,6 +96,15 @@ impl Steps {
         }
     }
 
+    /// Takes steps that are separated by semicolons; the answers are as well.
+    fn take_all(&mut self, steps: &str) -> String {
+        let answers: Vec<_> = steps
+            .split(';')
+            .map(|step| self.take(step.trim()))
+            .collect();
+        answers.join("; ")
+    }
+
     fn attempt(&mut self, step: &str) -> Answer {
         let words: Vec<_> = step.split_whitespace().collect();
         match words[..] {
@@ -103,6 +113,11 @@ impl Steps {
                 let file = format!("{cgroup}/cgroup.procs");
                 done(fs::write(file, "0"))
             }
+            ["join-thread", cgroup] => {
+                let file = format!("{cgroup}/cgroup.threads");
+                done(fs::write(file, "0"))
+            }
+            ["hide-cgroups"] => done(unshare(CloneFlags::CLONE_NEWCGROUP)),
             ["child", ref steps @ ..] => child(&steps.join(" "), None),
             ["heir", name, ref steps @ ..] => child(
                 &steps.join(" "),
@@ -113,9 +128,9 @@ impl Steps {
                 Ok(self.put(name, inherited))
             }
             ["thread", ref steps @ ..] => {
-                let step = steps.join(" ");
-                thread::scope(|scope| scope.spawn(|| self.attempt(&step)).join())
-                    .unwrap_or_else(|_| nonsense("the thread panicked"))
+                let steps = steps.join(" ");
+                thread::scope(|scope| scope.spawn(|| self.take_all(&steps)).join())
+                    .or_else(|_| nonsense("the thread panicked"))
             }
 
             // Of sockets.

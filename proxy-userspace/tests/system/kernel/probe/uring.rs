@@ -1,4 +1,4 @@
-//! `connect()` through io_uring.
+//! `connect()` through `io_uring`.
 #![expect(unsafe_code, reason = "a submission names memory by its address")]
 
 use std::{
