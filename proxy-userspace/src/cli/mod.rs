@@ -3,8 +3,10 @@
 mod agent;
 mod check;
 mod enter;
+mod explain;
 mod run;
 mod status;
+mod story;
 mod unload;
 
 use std::{
@@ -41,6 +43,7 @@ enum Command {
     Check(check::Check),
     Agent(agent::Agent),
     Status(status::Status),
+    Explain(explain::Explain),
     Unload(unload::Unload),
     #[command(hide = true)]
     Enter(enter::Enter),
@@ -119,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.execute(),
         Command::Agent(agent) => agent.execute(),
         Command::Status(status) => status.execute(),
+        Command::Explain(explain) => explain.execute(),
         Command::Unload(unload) => unload.execute(),
         Command::Enter(enter) => enter.execute(),
     };

@@ -2,6 +2,7 @@
 //! maps' layout. Whoever holds the lock on one is the only writer of what is in it.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::{self, DirBuilder, File},
     io,
@@ -169,6 +170,16 @@ pub(super) fn links(directory: &Path) -> Result<Vec<String>, DatapathError> {
     let mut names = names(directory)?;
     names.retain(|name| name.contains('-'));
     Ok(names)
+}
+
+/// Ids of the cgroups that a program is attached to.
+pub(super) fn attached(directory: &Path, hook: &str) -> Result<BTreeSet<u64>, DatapathError> {
+    let links = links(directory)?;
+    let ids = links.iter().filter_map(|name| {
+        let (name, id) = name.rsplit_once('-')?;
+        (name == hook).then(|| id.parse().ok()).flatten()
+    });
+    Ok(ids.collect())
 }
 
 /// What is in a directory; nothing when there is none.

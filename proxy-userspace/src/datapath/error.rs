@@ -110,6 +110,24 @@ pub enum DatapathError {
         /// The directory with its lock.
         path: PathBuf,
     },
+    /// There is nothing to look at.
+    #[error(
+        "no agent of this version has pinned anything below {}: is `postern agent` running on this \
+         node, and is --pins the same?", path.display()
+    )]
+    NothingPinned {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// Nothing but what another version has pinned.
+    #[error(
+        "{} was pinned by another version of Postern: use `postern explain` of that one",
+        path.display()
+    )]
+    OtherVersion {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// A pinned map is not like this binary's.
     #[error(
         "the map pinned at {} was made by another version of Postern; stop its agent, remove \
@@ -123,7 +141,7 @@ pub enum DatapathError {
     #[error("the system has no random numbers")]
     Random,
     /// The clock cannot be read.
-    #[error("cannot read CLOCK_MONOTONIC: {0}")]
+    #[error("cannot read the clock: {0}")]
     Clock(#[source] Errno),
 }
 

@@ -4,6 +4,7 @@ mod attach;
 mod claim;
 mod directory;
 mod error;
+pub mod explain;
 mod features;
 mod flows;
 mod learning;
@@ -417,7 +418,16 @@ pub fn ip_address(addr: [u8; 16]) -> IpAddr {
 
 /// The clock of the heartbeat.
 fn monotonic_ns() -> Result<u64, DatapathError> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(DatapathError::Clock)?;
+    now_ns(ClockId::CLOCK_MONOTONIC)
+}
+
+/// The clock of the end of credentials.
+fn boot_ns() -> Result<u64, DatapathError> {
+    now_ns(ClockId::CLOCK_BOOTTIME)
+}
+
+fn now_ns(clock: ClockId) -> Result<u64, DatapathError> {
+    let now = clock_gettime(clock).map_err(DatapathError::Clock)?;
     let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();
     let nanos = u64::try_from(now.tv_nsec()).unwrap_or_default();
     Ok(seconds * 1_000_000_000 + nanos)

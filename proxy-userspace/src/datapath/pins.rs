@@ -260,6 +260,22 @@ fn lock_all(base: &Path, own: &Path) -> Result<Result<Vec<Locked>, Vec<PathBuf>>
     })
 }
 
+/// The directory of agents of this version, for who only reads.
+pub(super) fn find(base: &Path) -> Result<PathBuf, DatapathError> {
+    let own = directory::of_version(base, ABI);
+    if own.join("CONFIG").exists() {
+        check_layouts(&own)?;
+        return Ok(own);
+    }
+    let mut others = directory::all(base)?.into_iter();
+    match others.rfind(|other| *other != own) {
+        Some(path) => Err(DatapathError::OtherVersion { path }),
+        None => Err(DatapathError::NothingPinned {
+            path: base.to_path_buf(),
+        }),
+    }
+}
+
 /// Maps that an earlier agent left must be as this one would make them.
 fn check_layouts(directory: &Path) -> Result<(), DatapathError> {
     for layout in MAPS {

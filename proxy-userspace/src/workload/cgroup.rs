@@ -22,6 +22,15 @@ pub enum CgroupError {
     /// No cgroup v2 is mounted.
     #[error("no cgroup v2 hierarchy is known to the kernel, which Postern needs")]
     NotMounted,
+    /// A path that should be that of a cgroup.
+    #[error(
+        "{} is not a directory of cgroup v2, whose mount is often /sys/fs/cgroup or \
+         /sys/fs/cgroup/unified", path.display()
+    )]
+    NoCgroup {
+        /// What was named.
+        path: PathBuf,
+    },
     /// A file below the mount could not be used.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
@@ -35,7 +44,7 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
-    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { what, path, source }
     }

@@ -3,6 +3,7 @@
 mod cgroup;
 mod egress;
 mod enrolment;
+mod lineage;
 mod netns;
 pub mod pods;
 mod sockets;
@@ -10,6 +11,7 @@ mod sockets;
 pub use cgroup::{Cgroup, CgroupError, hierarchy};
 pub use egress::{Egress, EgressId};
 pub use enrolment::Enrolment;
+pub use lineage::Lineage;
 pub use netns::{NetNs, NetNsError};
 pub use sockets::Sockets;
 

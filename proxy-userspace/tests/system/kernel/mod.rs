@@ -6,6 +6,7 @@ mod crash;
 mod datagrams;
 mod decisions;
 mod dns;
+mod explain;
 mod identity;
 mod kinds;
 mod links;
