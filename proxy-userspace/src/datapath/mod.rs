@@ -1,6 +1,7 @@
 //! The kernel half, seen from user space: loading, attaching, and the maps.
 
 mod error;
+mod flow_shares;
 mod flows;
 mod learning;
 mod load;
@@ -29,6 +30,7 @@ use proxy_common::maps::{
     WorkloadKey,
 };
 
+use flow_shares::FlowShares;
 use learning::Learning;
 use mirror::Mirror;
 
@@ -40,6 +42,7 @@ pub struct Datapath {
     destinations: Mirror<DestinationKey, Destination>,
     credentials: Mirror<CredentialKey, Credential>,
     learning: Learning,
+    flow_shares: FlowShares,
     config: Array<MapData, Config>,
     stats: PerCpuArray<MapData, Stats>,
     settings: Config,
@@ -94,6 +97,7 @@ impl Datapath {
             destinations: mirror(&mut ebpf, "DESTINATIONS")?,
             credentials: mirror(&mut ebpf, "CREDENTIALS")?,
             learning: Learning::open(&mut ebpf)?,
+            flow_shares: FlowShares::open(&mut ebpf)?,
             config: load::map(&mut ebpf, "CONFIG")?,
             stats: load::map(&mut ebpf, "STATS")?,
             ebpf,
@@ -133,6 +137,7 @@ impl Datapath {
     /// Makes a workload's connections subject to `workload.policy`. Fails with
     /// [`DatapathError::Full`] when there is no room for another workload.
     pub fn enrol(&mut self, cgroup_id: u64, workload: Workload) -> Result<(), DatapathError> {
+        self.flow_shares.admit(cgroup_id)?;
         self.workloads.put(WorkloadKey { cgroup_id }, workload)?;
         self.adopt()
     }
@@ -154,6 +159,7 @@ impl Datapath {
     /// Leaves a workload's connections alone from now on, and forgets what it learned.
     pub fn withdraw(&mut self, cgroup_id: u64) -> Result<(), DatapathError> {
         self.workloads.remove(&WorkloadKey { cgroup_id })?;
+        self.flow_shares.dismiss(cgroup_id)?;
         self.learning.dismiss(cgroup_id, self.pins.as_ref())
     }
 
@@ -161,6 +167,7 @@ impl Datapath {
     /// programs were not attached to since this was loaded.
     pub fn retain(&mut self, wanted: impl Fn(u64) -> bool) -> Result<(), DatapathError> {
         self.workloads.retain(|key| wanted(key.cgroup_id))?;
+        self.flow_shares.retain(&wanted)?;
         self.learning.retain(&wanted, self.pins.as_ref())?;
         self.adopt()?;
         let is_learner = |hook: &str| load::LEARNERS.iter().any(|(name, _)| *name == hook);
