@@ -3,9 +3,11 @@
 
 mod decisions;
 mod dns;
+mod floods;
 mod identity;
 mod kinds;
 mod name_server;
+mod packets;
 mod probe;
 mod rig;
 mod take_over;
