@@ -14,7 +14,7 @@ use aya::maps::{HashMap, MapData};
 use postern::datapath::map_address;
 use proxy_common::{
     dns,
-    maps::{Destination, HostnameKey, Learned, LearnedKey},
+    maps::{Destination, HostnameKey, Learned, LearnedKey, MAX_LEARNED},
 };
 
 use super::{
@@ -377,6 +377,49 @@ fn ipv6_with_and_without_extension_headers() -> Result<()> {
         ),
     ];
     world.send(Ipv6Addr::LOCALHOST.into(), &cases)
+}
+
+/// It takes more workloads than a node has, each with its whole share.
+#[test]
+fn a_full_map_learns_no_more_and_forgets_nothing() -> Result<()> {
+    let mut world = World::new("packets-full")?;
+    world.sender.play(&["socket p v4 raw packets"])?;
+    world
+        .workload
+        .play(&["socket d v4 dgram", &format!("bind d 127.0.0.1:{PORT}")])?;
+    let packet = |n| Ok::<_, anyhow::Error>(ipv4(UDP, 0, &[], &udp(DNS, None, &answer(n)?)));
+    let here = Ipv4Addr::LOCALHOST.into();
+    world.send(here, &[("before", packet(1)?, [1, 1, 0, 1])])?;
+    let mut learned: HashMap<MapData, LearnedKey, Learned> =
+        world.rig.map("LEARNED")?.try_into()?;
+    let of_others = |n: usize| {
+        let mut addr = [0; 16];
+        addr[..8].copy_from_slice(&(n as u64).to_be_bytes());
+        LearnedKey {
+            workload: u64::MAX,
+            addr,
+        }
+    };
+    let entry = Learned {
+        names: [1, 0, 0, 0],
+        seen_ns: 1,
+    };
+    for n in 1..MAX_LEARNED {
+        learned.insert(of_others(n), entry, 0)?;
+    }
+    world.send(here, &[("more", packet(2)?, [1, 1, 0, 0])])?;
+    ensure!(world.rig.stats()?.learned_full == 1);
+    // What is known stays, and is told again.
+    world.send(here, &[("again", packet(1)?, [1, 1, 0, 0])])?;
+    ensure!(world.rig.stats()?.learned_full == 1);
+    ensure!(world.learned()?.len() == MAX_LEARNED);
+    world.workload.play(&[
+        "socket a v4 stream",
+        "connect a 198.18.0.1:80",
+        "exchange a -> 198.18.0.1:80",
+    ])?;
+    learned.remove(&of_others(1))?;
+    world.send(here, &[("and room", packet(2)?, [1, 1, 0, 1])])
 }
 
 /// The kernel learns of each message what the same parser finds in it elsewhere.
