@@ -5,11 +5,9 @@ use std::{
     collections::BTreeSet,
     fmt::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    thread,
-    time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
 use postern::datapath::map_address;
 use proxy_common::{
@@ -20,7 +18,7 @@ use proxy_common::{
 use super::{
     name_server::{address, question, reply},
     probe::Probe,
-    rig::{CONNECTOR, POLICY, Rig},
+    rig::{CONNECTOR, POLICY, Rig, eventually},
 };
 
 const HOST: &str = "registry.example.com";
@@ -103,7 +101,7 @@ impl World {
     /// Waits until everything that is expected happened, and nothing else.
     fn settles(&mut self) -> Result<()> {
         let mut found = Counts::default();
-        for _ in 0..1000 {
+        let settled = eventually(|| {
             self.arrived += self.workload.ask("drain d")?.parse::<u64>()?;
             let stats = self.rig.stats()?;
             found = Counts {
@@ -112,12 +110,10 @@ impl World {
                 ignored: stats.dns_ignored,
                 learned: stats.learned,
             };
-            if found == self.expected {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        bail!("{found:?} instead of {:?}", self.expected)
+            Ok(found == self.expected)
+        })?;
+        ensure!(settled, "{found:?} instead of {:?}", self.expected);
+        Ok(())
     }
 }
 
@@ -461,12 +457,10 @@ fn of_broken_messages_the_kernel_learns_what_they_say() -> Result<()> {
         // How many are of use is not what is asked here.
         world.arrived += world.workload.ask("drain d")?.parse::<u64>()?;
     }
-    for _ in 0..1000 {
-        if world.rig.stats()?.dns_answers == world.expected.answers {
-            break;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
+    let answers = world.expected.answers;
+    ensure!(eventually(
+        || Ok(world.rig.stats()?.dns_answers == answers)
+    )?);
     ensure!(world.learned()? == expected);
     // Some bytes do not matter, and most do.
     let learned = expected.len();

@@ -301,6 +301,17 @@ fn answer(inbound: Inbound, seen: &Mutex<Vec<Seen>>) {
     thread::spawn(respond);
 }
 
+/// Waits until something holds that others bring about.
+pub(super) fn eventually(mut holds: impl FnMut() -> Result<bool>) -> Result<bool> {
+    for _ in 0..6000 {
+        if holds()? {
+            return Ok(true);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(false)
+}
+
 /// Id of a cgroup.
 pub(super) fn id(cgroup: &Path) -> Result<u64> {
     Ok(fs::metadata(cgroup)?.ino())
