@@ -16,8 +16,11 @@ pub const MAX_WORKLOADS: usize = 4_096;
 pub const MAX_DESTINATIONS: usize = 65_536;
 /// Most entries of `CREDENTIALS`.
 pub const MAX_CREDENTIALS: usize = 16_384;
-/// Most entries of `FLOWS`; the least recently used one gives way.
-pub const MAX_FLOWS: usize = 65_536;
+/// Most entries of `FLOWS`, shared out among the workloads: see [`FlowCount`].
+pub const MAX_FLOWS: usize = 524_288;
+/// Most redirected connections that one workload can have open, however few workloads there
+/// are: four times what its listener serves at a time.
+pub const FLOWS_PER_WORKLOAD: usize = 16_384;
 /// Most entries of `HOSTNAMES`.
 pub const MAX_HOSTNAMES: usize = 65_536;
 /// Most entries of `LEARNED`, shared out among the workloads: see [`Budget::limit`].
@@ -200,6 +203,18 @@ pub struct FlowKey {
     pub pad: [u16; 3],
 }
 
+/// Value of `FLOW_COUNTS`, whose key is [`WorkloadKey`]: how much of `FLOWS` is a workload's.
+///
+/// As with [`Budget`], and for the same reason: who opens connections without end shall not make
+/// the listeners of others miss theirs. What a workload may have is in `FLOW_LIMIT`, the same for
+/// all, so that the agent never writes what the kernel counts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowCount {
+    /// Entries that it has. Below 0 when connections end that are older than the count.
+    pub open: i64,
+}
+
 /// The one value of `CONFIG`.
 ///
 /// Agents of all versions find each other here, whatever [`ABI`] they have: what is up to and
@@ -251,7 +266,8 @@ pub struct Stats {
     pub refused_udp: u64,
     /// Flows published.
     pub flows: u64,
-    /// Flows that could not be published; the listener resets such connections.
+    /// Flows that could not be published, because the workload has used up its share or there is
+    /// no memory; the listener resets such connections.
     pub flows_lost: u64,
     /// DNS answers that enrolled workloads received over UDP.
     pub dns_answers: u64,
@@ -312,6 +328,7 @@ no_padding! {
     Credential = 8 | 8 | 8 | 4 | 4;
     Origin = 8 | 16 | 4 | 2 | 2;
     FlowKey = 8 | 16 | 2 | 6;
+    FlowCount = 8;
     Config = 8 | 8 | 4 | 4 | 8 | 8;
     Stats = 128;
 }
@@ -331,7 +348,7 @@ mod pod {
     #![expect(unsafe_code, reason = "aya reads and writes map values as bytes")]
 
     use super::{
-        Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey,
+        Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount, FlowKey,
         HostnameKey, Learned, LearnedKey, Origin, Stats, Workload, WorkloadKey,
     };
 
@@ -352,6 +369,7 @@ mod pod {
         CredentialKey,
         Destination,
         DestinationKey,
+        FlowCount,
         FlowKey,
         HostnameKey,
         Learned,

@@ -4,7 +4,7 @@
 //! resolver that the packet shows with another port, is left to the addresses that the agent
 //! resolves. IPv6 extension headers are not looked behind; no resolver sends them.
 
-use core::{arch::asm, hint::black_box};
+use core::hint::black_box;
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
@@ -20,7 +20,7 @@ use proxy_common::{
 
 use crate::{
     facts,
-    maps::{BUDGETS, CONFIG, DNS_SCRATCH, HOSTNAMES, LEARNED, count},
+    maps::{BUDGETS, CONFIG, DNS_SCRATCH, HOSTNAMES, LEARNED, atomic_add, count},
 };
 
 const EEXIST: i32 = -17;
@@ -302,26 +302,12 @@ fn remember(key: &LearnedKey, name: u64, now: u64) {
     match LEARNED.insert(key, learned, u64::from(BPF_NOEXIST)) {
         Ok(()) => {
             // SAFETY: as above, and aligned.
-            unsafe { atomic_increment(used) };
+            unsafe { atomic_add(used.cast(), 1) };
             count!(learned);
         }
         // Another CPU was faster, and counts.
         Err(EEXIST) => {}
         Err(_) => count!(learned_full),
-    }
-}
-
-/// Adds one, whatever other CPUs add. `core` has no such operation for this target.
-#[inline(always)]
-unsafe fn atomic_increment(counter: *mut u64) {
-    // SAFETY: the caller's pointer is valid and aligned; nothing else is touched.
-    unsafe {
-        asm!(
-            "lock *(u64 *)({counter} + 0) += {one}",
-            counter = in(reg) counter,
-            one = in(reg) 1u64,
-            options(nostack),
-        );
     }
 }
 

@@ -2,18 +2,20 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-        BPF_TCP_CLOSE, bpf_sock_ops,
+        BPF_EXIST, BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock_ops,
     },
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use proxy_common::maps::{FlowKey, Origin};
+use proxy_common::maps::{FlowKey, Origin, WorkloadKey};
 
 use crate::{
     addr::Addr,
-    maps::{FLOWS, count, origin_of},
+    maps::{FLOW_COUNTS, FLOW_LIMIT, FLOWS, atomic_add, count, origin_of},
 };
+
+const EEXIST: i32 = -17;
 
 /// Runs before the SYN leaves, when the source port is known: the flow is there before the
 /// listener can accept.
@@ -34,15 +36,46 @@ fn publish(ctx: &SockOpsContext) {
     if !goes_to_listener(ctx.ops, &origin) {
         return;
     }
-    if FLOWS.insert(flow_key(ctx.ops, &origin), origin, 0).is_err()
-        || ctx
-            .set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG).cast_signed())
-            .is_err()
-    {
+    // Without the end of the connection there is no beginning.
+    let flags = (ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG).cast_signed();
+    if ctx.set_cb_flags(flags).is_err() || !insert(&flow_key(ctx.ops, &origin), &origin) {
         count!(flows_lost);
         return;
     }
     count!(flows);
+}
+
+/// Publishes a flow, unless its workload has used up its share.
+#[inline(always)]
+fn insert(key: &FlowKey, origin: &Origin) -> bool {
+    let (Some(open), Some(limit)) = (open_flows(origin), FLOW_LIMIT.get(0)) else {
+        return false;
+    };
+    // SAFETY: a counter that other CPUs write. Each may be one connection late to see it full.
+    if unsafe { open.read_volatile() } >= *limit {
+        return false;
+    }
+    match FLOWS.insert(key, origin, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {
+            // SAFETY: as above, and aligned.
+            unsafe { atomic_add(open, 1) };
+            true
+        }
+        // Of the agent that is being replaced, for the moment in which both have programs; or
+        // the end of an earlier connection was not seen. Counted then.
+        Err(EEXIST) => FLOWS.insert(key, origin, u64::from(BPF_EXIST)).is_ok(),
+        Err(_) => false,
+    }
+}
+
+/// The count of the workload's flows; none if the agent has withdrawn it.
+#[inline(always)]
+fn open_flows(origin: &Origin) -> Option<*mut i64> {
+    let count = FLOW_COUNTS.get_ptr_mut(WorkloadKey {
+        cgroup_id: origin.workload,
+    })?;
+    // SAFETY: an entry, which the kernel keeps while the program runs.
+    Some(unsafe { &raw mut (*count).open })
 }
 
 #[inline(always)]
@@ -67,9 +100,13 @@ fn goes_to_listener(ops: *mut bpf_sock_ops, origin: &Origin) -> bool {
 
 #[inline(always)]
 fn withdraw(ctx: &SockOpsContext) {
-    if let Some(origin) = origin(ctx) {
-        // Already evicted is as good as removed.
-        let _ = FLOWS.remove(flow_key(ctx.ops, &origin));
+    let Some(origin) = origin(ctx) else { return };
+    // One that was not published was not counted.
+    if FLOWS.remove(flow_key(ctx.ops, &origin)).is_ok()
+        && let Some(open) = open_flows(&origin)
+    {
+        // SAFETY: a valid and aligned counter.
+        unsafe { atomic_add(open, -1) };
     }
 }
 

@@ -1,15 +1,17 @@
 //! The maps, and what every program does with them.
 
+use core::arch::asm;
+
 use aya_ebpf::{
-    bindings::{bpf_sock, bpf_sock_addr},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    bindings::{BPF_F_NO_PREALLOC, bpf_sock, bpf_sock_addr},
+    btf_maps::{Array, HashMap, PerCpuArray, SkStorage},
     helpers::generated::bpf_sk_storage_get,
     macros::btf_map,
 };
 use proxy_common::maps::{
-    Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey, HostnameKey,
-    Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS, MAX_HOSTNAMES, MAX_LEARNED,
-    MAX_WORKLOADS, Origin, Stats, Workload, WorkloadKey,
+    Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount, FlowKey,
+    HostnameKey, Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS, MAX_HOSTNAMES,
+    MAX_LEARNED, MAX_WORKLOADS, Origin, Stats, Workload, WorkloadKey,
 };
 
 use crate::dns::Scratch;
@@ -48,9 +50,18 @@ pub(crate) static CREDENTIALS: HashMap<CredentialKey, Credential, MAX_CREDENTIAL
 #[btf_map]
 pub(crate) static ORIGINS: SkStorage<Origin> = SkStorage::new();
 
-/// Redirected connections as the listener sees them.
+/// Redirected connections as the listener sees them. Has memory for those that there are.
 #[btf_map]
-pub(crate) static FLOWS: LruHashMap<FlowKey, Origin, MAX_FLOWS> = LruHashMap::new();
+pub(crate) static FLOWS: HashMap<FlowKey, Origin, MAX_FLOWS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// How many of these each workload has.
+#[btf_map]
+pub(crate) static FLOW_COUNTS: HashMap<WorkloadKey, FlowCount, MAX_WORKLOADS> = HashMap::new();
+
+/// How many each may have.
+#[btf_map]
+pub(crate) static FLOW_LIMIT: Array<i64, 1> = Array::new();
 
 /// Settings, and the agent's sign of life.
 #[btf_map]
@@ -70,6 +81,20 @@ macro_rules! count {
     };
 }
 pub(crate) use count;
+
+/// Adds to a counter that all CPUs share. `core` has no such operation for this target.
+#[inline(always)]
+pub(crate) unsafe fn atomic_add(counter: *mut i64, n: i64) {
+    // SAFETY: the caller's pointer is valid and aligned; nothing else is touched.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({counter} + 0) += {n}",
+            counter = in(reg) counter,
+            n = in(reg) n,
+            options(nostack),
+        );
+    }
+}
 
 /// The origin stored with a socket, if it was redirected.
 #[inline(always)]

@@ -242,7 +242,7 @@ fn kept(entries: &[(LearnedKey, u64)], limit: u64, oldest_ns: u64) -> usize {
 }
 
 /// Not there is as good as removed: nobody but the kernel knows what it has added.
-fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

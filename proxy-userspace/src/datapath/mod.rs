@@ -6,6 +6,7 @@ mod directory;
 mod error;
 pub mod explain;
 mod features;
+mod flow_shares;
 mod flows;
 mod learning;
 mod load;
@@ -38,6 +39,7 @@ use proxy_common::maps::{
     WORKLOAD_PENDING, Workload, WorkloadKey,
 };
 
+use flow_shares::FlowShares;
 use learning::Learning;
 use mirror::Mirror;
 
@@ -58,6 +60,7 @@ pub struct Datapath {
     destinations: Mirror<DestinationKey, Destination>,
     credentials: Mirror<CredentialKey, Credential>,
     learning: Learning,
+    flow_shares: FlowShares,
     config: Array<MapData, Config>,
     stats: PerCpuArray<MapData, Stats>,
     settings: Config,
@@ -114,6 +117,7 @@ impl Datapath {
             destinations: mirror(&mut ebpf, "DESTINATIONS")?,
             credentials: mirror(&mut ebpf, "CREDENTIALS")?,
             learning: Learning::open(&mut ebpf)?,
+            flow_shares: FlowShares::open(&mut ebpf)?,
             config: load::map(&mut ebpf, "CONFIG")?,
             stats: load::map(&mut ebpf, "STATS")?,
             ebpf,
@@ -153,6 +157,7 @@ impl Datapath {
     /// Makes a workload's connections subject to `workload.policy`. Fails with
     /// [`DatapathError::Full`] when there is no room for another workload.
     pub fn enrol(&mut self, cgroup_id: u64, workload: Workload) -> Result<(), DatapathError> {
+        self.flow_shares.admit(cgroup_id)?;
         self.workloads.put(WorkloadKey { cgroup_id }, workload)?;
         // Not before the programs of this version are there.
         if let Some(pins) = self.pins.as_ref().filter(|_| !self.attached.is_empty()) {
@@ -204,6 +209,7 @@ impl Datapath {
     /// Leaves a workload's connections alone from now on, and forgets what it learned.
     pub fn withdraw(&mut self, cgroup_id: u64) -> Result<(), DatapathError> {
         self.workloads.remove(&WorkloadKey { cgroup_id })?;
+        self.flow_shares.dismiss(cgroup_id)?;
         self.learning.dismiss(cgroup_id, self.pins.as_ref())
     }
 
@@ -213,6 +219,7 @@ impl Datapath {
     pub fn retain(&mut self, wanted: impl Fn(u64) -> bool) -> Result<(), DatapathError> {
         self.keep_back(&wanted)?;
         self.workloads.retain(|key| wanted(key.cgroup_id))?;
+        self.flow_shares.retain(&wanted)?;
         self.learning.retain(&wanted, self.pins.as_ref())?;
         self.adopt()?;
         let Some(pins) = &mut self.pins else {

@@ -15,9 +15,9 @@ use std::{
 
 use aya::maps::{MapInfo, MapType};
 use proxy_common::maps::{
-    ABI, Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowKey,
-    HostnameKey, Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS, MAX_HOSTNAMES,
-    MAX_LEARNED, MAX_WORKLOADS, Origin, Stats, Workload, WorkloadKey,
+    ABI, Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount,
+    FlowKey, HostnameKey, Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS,
+    MAX_HOSTNAMES, MAX_LEARNED, MAX_WORKLOADS, Origin, Stats, Workload, WorkloadKey,
 };
 use rustls::crypto::aws_lc_rs::default_provider;
 use tokio::time::{Instant, sleep};
@@ -53,7 +53,7 @@ const fn layout<K, V>(name: &'static str, kind: MapType, entries: usize) -> Layo
     }
 }
 
-const MAPS: [Layout; 10] = [
+const MAPS: [Layout; 11] = [
     layout::<WorkloadKey, Workload>("WORKLOADS", MapType::Hash, MAX_WORKLOADS),
     layout::<DestinationKey, Destination>("DESTINATIONS", MapType::Hash, MAX_DESTINATIONS),
     layout::<HostnameKey, Destination>("HOSTNAMES", MapType::Hash, MAX_HOSTNAMES),
@@ -61,7 +61,8 @@ const MAPS: [Layout; 10] = [
     layout::<WorkloadKey, Budget>("BUDGETS", MapType::Hash, MAX_WORKLOADS),
     layout::<CredentialKey, Credential>("CREDENTIALS", MapType::Hash, MAX_CREDENTIALS),
     layout::<u32, Origin>("ORIGINS", MapType::SkStorage, 0),
-    layout::<FlowKey, Origin>("FLOWS", MapType::LruHash, MAX_FLOWS),
+    layout::<FlowKey, Origin>("FLOWS", MapType::Hash, MAX_FLOWS),
+    layout::<WorkloadKey, FlowCount>("FLOW_COUNTS", MapType::Hash, MAX_WORKLOADS),
     layout::<u32, Config>("CONFIG", MapType::Array, 1),
     layout::<u32, Stats>("STATS", MapType::PerCpuArray, 1),
 ];

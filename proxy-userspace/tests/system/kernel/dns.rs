@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     process::Command,
     sync::Arc,
+    thread,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -102,6 +103,44 @@ fn what_a_workload_was_told_is_redirected_and_a_lie_gets_no_credential() -> Resu
                 && stats.redirected == 3,
             "{stats}"
         );
+        Ok(())
+    })
+}
+
+/// It has the name server and the server that this one names, in its own network.
+#[test]
+fn who_lies_to_itself_gets_no_credential() -> Result<()> {
+    resolved("dns-own-lie", async |pod| {
+        let port = genuine(pod).await?;
+        let node = pod.agent(&[connector(pod, port)]).await?;
+        let thief = thread::scope(|scope| {
+            let listen = || {
+                pod.sandbox.enter_network()?;
+                Ok::<_, anyhow::Error>(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?)
+            };
+            scope.spawn(listen).join().expect("no panic")
+        })?;
+        thief.set_nonblocking(true)?;
+        let socket = inside(&pod.sandbox, "127.0.0.1")?;
+        let mine = [
+            pod.address,
+            "127.0.0.2".parse()?,
+            // Of the listeners themselves.
+            "127.0.0.1".parse()?,
+            "::1".parse()?,
+        ];
+        let answers: Vec<_> = mine.iter().map(|ip| address(HOST, *ip)).collect();
+        let server = NameServer::serve(socket, "127.0.0.1".parse()?, move |query| {
+            vec![reply(query, &answers)]
+        });
+        server.asked(pod, HOST)?;
+        for ip in mine {
+            served(pod, pod, ip, port).with_context(|| ip.to_string())?;
+        }
+        let nobody = thief.accept().err().context("the thief was reached")?;
+        ensure!(nobody.kind() == ErrorKind::WouldBlock, "{nobody}");
+        let stats = node.stats()?;
+        ensure!(stats.learned == 4 && stats.redirected == 4, "{stats}");
         Ok(())
     })
 }

@@ -93,15 +93,18 @@ impl NameServer {
     }
 }
 
-/// A query as `printf` takes it.
-pub(crate) fn query(host: &str) -> Result<String> {
+/// A query for the addresses of a host.
+pub(crate) fn question(host: &str) -> Result<Message> {
     let mut query = Message::new(7, MessageType::Query, OpCode::Query);
-    query.add_query(Query::query(
-        Name::from_ascii(format!("{host}."))?,
-        RecordType::A,
-    ));
+    let name = Name::from_ascii(format!("{host}."))?;
+    query.add_query(Query::query(name, RecordType::A));
+    Ok(query)
+}
+
+/// The same as `printf` takes it.
+pub(crate) fn query(host: &str) -> Result<String> {
     let mut escaped = String::new();
-    for byte in query.to_vec()? {
+    for byte in question(host)?.to_vec()? {
         write!(escaped, "\\x{byte:02x}")?;
     }
     Ok(escaped)

@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
+    maps::{HashMap, Map, MapData},
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
 };
@@ -24,7 +25,9 @@ use postern::{
     telemetry::Counters,
     workload::{Cgroup, Egress, Enrolment, NetNs, PolicyId, Workload},
 };
-use proxy_common::maps::{CREDENTIAL_USABLE, Credential, Destination, DestinationKey, Stats};
+use proxy_common::maps::{
+    CREDENTIAL_USABLE, Credential, Destination, DestinationKey, FlowKey, Origin, Stats,
+};
 use testkit::{Sandbox, SandboxOptions};
 use tokio::sync::oneshot;
 
@@ -237,21 +240,32 @@ impl Rig {
         Ok(self.datapath.stats()?)
     }
 
-    /// Entries of the rig's `FLOWS`, whichever others there are.
-    pub(super) fn flows(&self) -> Result<Vec<serde_json::Value>> {
-        let programs = bpftool(&["cgroup", "list", &self.cgroup.path().display().to_string()])?;
-        let mut programs = programs.as_array().into_iter().flatten();
-        let program = programs.find(|program| program["name"] == "flows");
-        let program = program.context("no program flows")?["id"].to_string();
-        let program = bpftool(&["prog", "show", "id", &program])?;
-        for map in program["map_ids"].as_array().context("no maps")? {
-            let map = map.to_string();
-            if bpftool(&["map", "show", "id", &map])?["name"] == "FLOWS" {
-                let dump = bpftool(&["map", "dump", "id", &map])?;
-                return Ok(dump.as_array().context("no list")?.clone());
+    /// A map of the rig, whichever others there are.
+    pub(super) fn map(&self, name: &str) -> Result<Map> {
+        let cgroup = self.cgroup.path().display().to_string();
+        let programs = bpftool(&["cgroup", "list", &cgroup])?;
+        for program in programs.as_array().into_iter().flatten() {
+            let program = bpftool(&["prog", "show", "id", &program["id"].to_string()])?;
+            for id in program["map_ids"].as_array().into_iter().flatten() {
+                if bpftool(&["map", "show", "id", &id.to_string()])?["name"] == name {
+                    let id = id.as_u64().context("no number")?;
+                    return Ok(Map::from_map_data(MapData::from_id(u32::try_from(id)?)?)?);
+                }
             }
         }
-        bail!("no map FLOWS")
+        bail!("no map {name}")
+    }
+
+    /// The flows that are published.
+    pub(super) fn flows(&self) -> Result<HashMap<MapData, FlowKey, Origin>> {
+        Ok(self.map("FLOWS")?.try_into()?)
+    }
+
+    /// Sources of the flows of a workload.
+    pub(super) fn flows_of(&self, cgroup_id: u64) -> Result<Vec<FlowKey>> {
+        let keys = self.flows()?.keys().collect::<Result<Vec<_>, _>>()?;
+        let of_workload = |key: &FlowKey| key.workload == cgroup_id;
+        Ok(keys.into_iter().filter(of_workload).collect())
     }
 
     /// What the listeners got since the last look.
@@ -285,6 +299,17 @@ fn answer(inbound: Inbound, seen: &Mutex<Vec<Seen>>) {
         )
     };
     thread::spawn(respond);
+}
+
+/// Waits until something holds that others bring about.
+pub(super) fn eventually(mut holds: impl FnMut() -> Result<bool>) -> Result<bool> {
+    for _ in 0..6000 {
+        if holds()? {
+            return Ok(true);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(false)
 }
 
 /// Id of a cgroup.

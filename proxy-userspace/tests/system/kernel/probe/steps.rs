@@ -29,7 +29,7 @@ use rustix::{
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags,
-        SocketType, bind, connect, connect_unspec, getpeername, getsockname, ipproto, listen,
+        SocketType, bind, connect, connect_unspec, getpeername, getsockname, ipproto, listen, recv,
         recvmsg, sendmsg, sendto, shutdown, socket_with, sockopt,
     },
 };
@@ -174,6 +174,8 @@ impl Steps {
             },
             ["local", name] => Ok(shown(getsockname(self.get(name)?)?)),
 
+            ["flood", address, connects] => self.flood(parsed(address)?, parsed(connects)?),
+
             // Of what is in them.
             ["send", name, text] => done(
                 rustix::net::send(self.get(name)?, text.as_bytes(), SendFlags::NOSIGNAL).map(drop),
@@ -186,6 +188,12 @@ impl Steps {
                 let flags = SendFlags::NOSIGNAL | SendFlags::from_bits_retain(MSG_FASTOPEN);
                 self.sendto(name, address, text, flags)
             }
+            ["packet", name, address, ref hex @ ..] => {
+                let address: SocketAddr = parsed(address)?;
+                let bytes = bytes(&hex.concat())?;
+                done(sendto(self.get(name)?, &bytes, SendFlags::empty(), &address).map(drop))
+            }
+            ["drain", name] => drain(self.get(name)?),
             ["exchange", name] => exchange(self.get(name)?),
             ["read", name] => read(self.get(name)?),
             ["half-close", name] => done(shutdown(self.get(name)?, Shutdown::Write)),
@@ -230,6 +238,9 @@ impl Steps {
             "sctp" => Some(ipproto::SCTP),
             "udplite" => Some(ipproto::UDPLITE),
             "icmp" => Some(ipproto::ICMP),
+            "udp" => Some(ipproto::UDP),
+            // With their headers.
+            "packets" => Some(ipproto::RAW),
             _ => return nonsense(format!("no protocol {protocol}")),
         };
         let socket = socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?;
@@ -238,6 +249,21 @@ impl Steps {
             sockopt::set_socket_timeout(&socket, which, Some(PATIENCE))?;
         }
         Ok(self.put(name, socket))
+    }
+
+    /// Begins connections and neither waits for them nor closes them.
+    fn flood(&mut self, address: SocketAddr, connects: usize) -> Answer {
+        for n in 0..connects {
+            let name = format!("flood-{n}");
+            self.socket(&name, "v4", "stream", "")?;
+            let socket = self.get(&name)?;
+            ioctl_fionbio(socket, true)?;
+            match connect(socket, &address) {
+                Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok("ok".into())
     }
 
     fn sendto(&self, name: &str, address: &str, text: &str, flags: SendFlags) -> Answer {
@@ -260,6 +286,27 @@ impl Steps {
 fn parsed<T: FromStr>(text: &str) -> Result<T, Failure> {
     text.parse()
         .or_else(|_| nonsense(format!("cannot be read: {text}")))
+}
+
+fn bytes(hex: &str) -> Result<Vec<u8>, Failure> {
+    let pairs = (0..hex.len()).step_by(2);
+    pairs
+        .map(|at| u8::from_str_radix(hex.get(at..at + 2).unwrap_or_default(), 16))
+        .collect::<Result<_, _>>()
+        .or_else(|_| nonsense(format!("no bytes: {hex}")))
+}
+
+/// Reads all datagrams that are there; how many.
+fn drain(socket: BorrowedFd<'_>) -> Answer {
+    let mut buffer = [0; 1];
+    let mut count = 0;
+    loop {
+        match recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
+            Ok(_) => count += 1,
+            Err(rustix::io::Errno::AGAIN) => return Ok(count.to_string()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 /// An address of a unix socket, which is a path.
