@@ -197,7 +197,7 @@ impl Node {
         }
     }
 
-    /// Has all hosts resolved in the background now, instead of when it is time again.
+    /// Has hosts that are new resolved in the background; all others are when it is time.
     pub fn resolve_soon(&mut self) {
         self.names.soon();
     }

@@ -3,5 +3,5 @@
 
 mod decisions;
 mod dns;
-mod name_server;
+pub(crate) mod name_server;
 mod take_over;
