@@ -68,6 +68,15 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         self.known.keys()
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.known.values()
+    }
+
+    /// What is known to be under a key.
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.known.get(key)
+    }
+
     /// What the kernel has, for a process that does not write the map any more.
     pub(super) fn read(&self, key: &K) -> Result<Option<V>, DatapathError> {
         match self.map.get(key, 0) {

@@ -25,8 +25,8 @@ use aya::{
 };
 use nix::time::{ClockId, clock_gettime};
 use proxy_common::maps::{
-    Config, Credential, CredentialKey, Destination, DestinationKey, HostnameKey, Stats, Workload,
-    WorkloadKey,
+    Config, Credential, CredentialKey, Destination, DestinationKey, HostnameKey, POLICY_ANY, Stats,
+    WORKLOAD_PENDING, Workload, WorkloadKey,
 };
 
 use learning::Learning;
@@ -135,6 +135,32 @@ impl Datapath {
     pub fn enrol(&mut self, cgroup_id: u64, workload: Workload) -> Result<(), DatapathError> {
         self.workloads.put(WorkloadKey { cgroup_id }, workload)?;
         self.adopt()
+    }
+
+    /// Has what `policy` wants refused to a workload that is not served yet, or left alone where
+    /// it fails open; the workload's own policy, or [`POLICY_ANY`].
+    pub fn pend(&mut self, cgroup_id: u64, policy: u32) -> Result<(), DatapathError> {
+        let workload = Workload {
+            policy,
+            port_v4: 0,
+            port_v6: 0,
+            flags: WORKLOAD_PENDING,
+            pad: 0,
+        };
+        self.workloads.put(WorkloadKey { cgroup_id }, workload)
+    }
+
+    /// Whether the agent that gave way to this one serves a workload, for as long as it does so.
+    pub fn is_left_served(&self, cgroup_id: u64) -> bool {
+        let handed_over = self.pins.as_ref().is_some_and(Pins::handed_over);
+        let entry = self.workloads.get(&WorkloadKey { cgroup_id });
+        handed_over && entry.is_some_and(|entry| entry.flags & WORKLOAD_PENDING == 0)
+    }
+
+    /// Whether some workload wants what any policy wants.
+    pub fn has_unclassified(&self) -> bool {
+        let mut workloads = self.workloads.values();
+        workloads.any(|workload| workload.policy == POLICY_ANY)
     }
 
     /// Has a workload's DNS answers looked at once it is [enrolled](Self::enrol); `cgroup` is

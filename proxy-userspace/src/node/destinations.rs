@@ -9,7 +9,8 @@ use std::{
 use proxy_common::{
     dns,
     maps::{
-        DESTINATION_FAIL_OPEN, Destination, DestinationKey, HostnameKey, PORTS_PER_DESTINATION,
+        DESTINATION_FAIL_OPEN, Destination, DestinationKey, HostnameKey, POLICY_ANY,
+        PORTS_PER_DESTINATION,
     },
 };
 
@@ -55,11 +56,15 @@ impl Entries {
     /// Leaves out what there is no room for, and returns how many entries of which policies
     /// that are. All policies have the same right to the room, and what one does not need is
     /// shared by the others. The smallest come first.
+    ///
+    /// The union of all policies gets what they leave: it is for the moment in which a pod is
+    /// not classified yet, and must not cost any policy its place.
     pub(super) fn share(&mut self, room: usize) -> BTreeMap<PolicyId, usize> {
         let mut policies: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         for (key, value) in self.addresses.drain(..) {
             policies.entry(key.policy).or_default().push((key, value));
         }
+        let union = policies.remove(&POLICY_ANY).unwrap_or_default();
         let mut policies = Vec::from_iter(policies);
         policies.sort_by_key(|(_, entries)| entries.len());
         let mut left_out = BTreeMap::new();
@@ -73,21 +78,44 @@ impl Entries {
             }
             self.addresses.append(&mut entries);
         }
+        let rest = room - self.addresses.len();
+        if union.len() > rest {
+            left_out.insert(PolicyId(POLICY_ANY), union.len() - rest);
+        }
+        self.addresses.extend(union.into_iter().take(rest));
         left_out
     }
-}
 
-/// The entries for all policies, from the addresses that are known for each host.
-///
-/// Connectors without a place among the kernel's credentials are left to the proxy, like those
-/// that share an address.
-pub(super) fn entries<'a>(
-    policies: impl IntoIterator<Item = (PolicyId, &'a Vec<Granted>)>,
-    resolver: &Resolver,
-    without_place: &BTreeSet<ConnectorId>,
-) -> Entries {
-    let mut all = Entries::default();
-    for (policy, granted) in policies {
+    /// Adds what any of the policies wants, behind everything else.
+    ///
+    /// Nothing is redirected by it, so ports for which an entry has no place are no fault of the
+    /// Connectors: connections to them are left alone.
+    pub(super) fn add_union<'a>(
+        &mut self,
+        policies: impl IntoIterator<Item = (PolicyId, &'a Vec<Granted>)>,
+        resolver: &Resolver,
+        without_place: &BTreeSet<ConnectorId>,
+    ) {
+        // Each Connector once, however many policies grant it.
+        let granted: BTreeMap<_, _> = policies
+            .into_iter()
+            .flat_map(|(_, granted)| granted)
+            .map(|granted| (granted.connector.id, granted))
+            .collect();
+        let mut union = Self::default();
+        let granted = granted.into_values();
+        union.add(PolicyId(POLICY_ANY), granted, resolver, without_place);
+        self.addresses.append(&mut union.addresses);
+        self.hostnames.append(&mut union.hostnames);
+    }
+
+    fn add<'a>(
+        &mut self,
+        policy: PolicyId,
+        granted: impl IntoIterator<Item = &'a Granted>,
+        resolver: &Resolver,
+        without_place: &BTreeSet<ConnectorId>,
+    ) {
         let mut by_address: BTreeMap<IpAddr, Wanted> = BTreeMap::new();
         let mut by_name: BTreeMap<u64, (&str, Wanted)> = BTreeMap::new();
         for Granted { connector, .. } in granted {
@@ -109,8 +137,8 @@ pub(super) fn entries<'a>(
                 policy: policy.0,
                 addr: map_address(ip),
             };
-            all.addresses.push((key, wanted.entry(without_place)));
-            all.overfull.extend(wanted.overfull(&ip));
+            self.addresses.push((key, wanted.entry(without_place)));
+            self.overfull.extend(wanted.overfull(&ip));
         }
         for (name, (host, wanted)) in by_name {
             let key = HostnameKey {
@@ -118,9 +146,24 @@ pub(super) fn entries<'a>(
                 policy: policy.0,
                 pad: 0,
             };
-            all.hostnames.push((key, wanted.entry(without_place)));
-            all.overfull.extend(wanted.overfull(&host));
+            self.hostnames.push((key, wanted.entry(without_place)));
+            self.overfull.extend(wanted.overfull(&host));
         }
+    }
+}
+
+/// The entries for all policies, from the addresses that are known for each host.
+///
+/// Connectors without a place among the kernel's credentials are left to the proxy, like those
+/// that share an address.
+pub(super) fn entries<'a>(
+    policies: impl IntoIterator<Item = (PolicyId, &'a Vec<Granted>)>,
+    resolver: &Resolver,
+    without_place: &BTreeSet<ConnectorId>,
+) -> Entries {
+    let mut all = Entries::default();
+    for (policy, granted) in policies {
+        all.add(policy, granted, resolver, without_place);
     }
     all
 }
@@ -297,6 +340,55 @@ mod tests {
             left_out,
             BTreeMap::from([(PolicyId(1), 65), (PolicyId(3), 5)])
         );
+    }
+
+    #[test]
+    fn the_union_of_all_policies_gets_what_they_leave() {
+        use FailurePolicy::{Closed, Open};
+        let shared = connector(1, "192.0.2.1", 443, Open);
+        let policies = BTreeMap::from([
+            (
+                PolicyId(1),
+                vec![shared.clone(), connector(2, "192.0.2.2", 443, Open)],
+            ),
+            (
+                PolicyId(2),
+                vec![
+                    shared,
+                    connector(3, "192.0.2.2", 5000, Closed),
+                    connector(4, "git.example.com", 443, Open),
+                ],
+            ),
+        ]);
+        let found = |room| {
+            let mut entries = entries_of(&policies);
+            let all = policies.iter().map(|(policy, granted)| (*policy, granted));
+            entries.add_union(all, &Resolver::default(), &BTreeSet::new());
+            let left_out = entries.share(room);
+            (entries, left_out)
+        };
+        let (entries, left_out) = found(6);
+        assert_eq!(left_out, BTreeMap::new());
+        let any = |(key, _): &&(DestinationKey, Destination)| key.policy == POLICY_ANY;
+        let union: Vec<_> = entries.addresses.iter().filter(any).collect();
+        let [(first, alone), (second, several)] = union.as_slice() else {
+            panic!("{union:?}");
+        };
+        assert_eq!(
+            (first.addr, second.addr),
+            (addr("192.0.2.1"), addr("192.0.2.2"))
+        );
+        // One Connector that two policies grant is one Connector.
+        assert_eq!((alone.connector, alone.flags), (1, DESTINATION_FAIL_OPEN));
+        assert_eq!((several.connector, several.flags), (0, 0));
+        assert_eq!(several.ports, [443, 5000, 0, 0]);
+        let (name, value) = entries.hostnames.last().expect("a host");
+        assert_eq!((name.policy, value.connector), (POLICY_ANY, 4));
+
+        let (entries, left_out) = found(5);
+        assert_eq!(left_out, BTreeMap::from([(PolicyId(POLICY_ANY), 1)]));
+        assert_eq!(entries.addresses.len(), 5);
+        assert_eq!(entries.addresses.iter().filter(any).count(), 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod enrolled;
 mod grants;
 mod hand_over;
 mod names;
+mod pending;
 mod shortage;
 
 pub use destinations::TooManyPorts;
@@ -90,6 +91,9 @@ pub struct Node {
     /// Connector must not go without its credential because its name does not resolve.
     inherits: bool,
     since: Instant,
+    /// Pods came of which it was not known yet what they are granted: the maps hold what any
+    /// policy wants as well.
+    any_policy: bool,
     shortage: Shortage,
     /// By the cgroup of the workload.
     enrolled: HashMap<u64, Enrolled>,
@@ -132,6 +136,7 @@ impl Node {
         let (datapath, flows) = loaded;
         Ok(Self {
             inherits: datapath.has_destinations(),
+            any_policy: datapath.has_unclassified(),
             since: Instant::now(),
             datapath,
             flows: Arc::new(flows),
@@ -414,11 +419,19 @@ impl Node {
     }
 
     fn entries(&self) -> Entries {
-        destinations::entries(
+        let mut entries = destinations::entries(
             self.grants.policies(),
             &self.proxy.resolver,
             &self.shortage.without_place,
-        )
+        );
+        if self.any_policy {
+            entries.add_union(
+                self.grants.policies(),
+                &self.proxy.resolver,
+                &self.shortage.without_place,
+            );
+        }
+        entries
     }
 
     fn hosts(&self) -> BTreeSet<String> {

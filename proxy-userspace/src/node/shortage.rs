@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use proxy_common::maps::{MAX_CREDENTIALS, MAX_DESTINATIONS};
+use proxy_common::maps::{MAX_CREDENTIALS, MAX_DESTINATIONS, POLICY_ANY};
 
 use super::{Granted, TooManyPorts};
 use crate::{
@@ -54,6 +54,16 @@ impl Shortage {
                     names(connectors)
                 );
             }
+        }
+        let any = PolicyId(POLICY_ANY);
+        if let Some(count) = left_out.get(&any)
+            && !self.left_out.contains_key(&any)
+        {
+            tracing::warn!(
+                "{count} addresses of Connectors have no place among the {MAX_DESTINATIONS} of \
+                 this node for pods that are not classified yet: until they are, their \
+                 connections there are not refused but go out without a credential"
+            );
         }
         self.left_out = left_out;
     }
