@@ -138,6 +138,9 @@ pub const HAND_OVER: Duration = Duration::from_mins(10);
 pub const HAND_OVER_WATCH: Duration = Duration::from_millis(100);
 /// Names that are resolved at the same time.
 pub const RESOLVE_AT_ONCE: usize = 16;
+/// How long a pod stays pending of which a controller that is there knows nothing: a new one is
+/// known within a second or two, a static one never.
+pub const UNKNOWN_POD: Duration = Duration::from_secs(30);
 /// How often the pods in the cgroup tree are looked for without having been notified.
 pub const PODS_AGAIN: Duration = Duration::from_secs(30);
 /// The same while the tree cannot be read or watched.

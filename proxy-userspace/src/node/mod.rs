@@ -257,6 +257,11 @@ impl Node {
         Ok(())
     }
 
+    /// Whether the kernel has an entry for a workload, whoever wrote it.
+    pub fn has_entry(&self, cgroup_id: u64) -> bool {
+        self.datapath.has_workload(cgroup_id)
+    }
+
     /// Leaves alone what an earlier agent served and this one does not: workloads that are
     /// not enrolled, and cgroups that nothing was [attached](Self::attach) to. For when
     /// everything that is to be served is.
