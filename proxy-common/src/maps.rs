@@ -222,9 +222,9 @@ pub struct Config {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// TCP connects of enrolled workloads.
+    /// TCP connects of workloads, pending ones too: the sum of those up to `refused_pending`.
     pub connects: u64,
-    /// Of these: to an address or port that no Connector wants; left alone.
+    /// To an address or port that no Connector wants, or to the listener itself; left alone.
     pub untouched: u64,
     /// Sent to the listener.
     pub redirected: u64,
@@ -239,6 +239,11 @@ pub struct Stats {
     pub refused_sock: u64,
     /// Refused: no memory for the socket's origin.
     pub refused_mem: u64,
+    /// Refused: the workload is not served yet.
+    pub refused_pending: u64,
+    /// UDP to what a Connector wants, such as QUIC, refused: sockets that connect and, of those
+    /// that do not, each datagram.
+    pub refused_udp: u64,
     /// Flows published.
     pub flows: u64,
     /// Flows that could not be published; the listener resets such connections.
@@ -259,7 +264,8 @@ impl std::fmt::Display for Stats {
         write!(
             f,
             "connects={} untouched={} redirected={} bypassed={} refused_cred={} \
-             refused_stale={} refused_sock={} refused_mem={} flows={} flows_lost={} \
+             refused_stale={} refused_sock={} refused_mem={} \
+             refused_pending={} refused_udp={} flows={} flows_lost={} \
              dns_answers={} dns_ignored={} learned={} learned_full={}",
             self.connects,
             self.untouched,
@@ -269,6 +275,8 @@ impl std::fmt::Display for Stats {
             self.refused_stale,
             self.refused_sock,
             self.refused_mem,
+            self.refused_pending,
+            self.refused_udp,
             self.flows,
             self.flows_lost,
             self.dns_answers,
@@ -300,7 +308,7 @@ no_padding! {
     Origin = 8 | 16 | 4 | 2 | 2;
     FlowKey = 8 | 16 | 2 | 6;
     Config = 8 | 8 | 4 | 4 | 8 | 8;
-    Stats = 112;
+    Stats = 128;
 }
 
 #[cfg(feature = "aya")]

@@ -1,30 +1,27 @@
 //! `connect()`: redirect, refuse, or leave alone.
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr,
-    helpers::generated::{
-        bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_boot_ns, bpf_ktime_get_ns, bpf_set_retval,
-    },
-    macros::cgroup_sock_addr,
+    bindings::bpf_sock_addr, helpers::generated::bpf_set_retval, macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use proxy_common::maps::{
-    CREDENTIAL_BYPASS, CREDENTIAL_USABLE, Config, CredentialKey, DESTINATION_FAIL_OPEN,
-    Destination, DestinationKey, HostnameKey, LearnedKey, Origin, Workload,
+use proxy_common::{
+    decision::{Decision, Dial, Reason, Transport, Verdict, decide},
+    maps::Origin,
 };
 
 use crate::{
     addr::Addr,
-    maps::{CONFIG, CREDENTIALS, DESTINATIONS, HOSTNAMES, LEARNED, ORIGINS, count, socket},
-    workload,
+    facts::Call,
+    maps::{ORIGINS, STATS},
 };
 
-const SOCK_STREAM: u32 = 1;
 const ECONNREFUSED: i32 = 111;
 const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
+/// Lets the call go on.
+const PROCEED: i32 = 1;
 
 /// Set by the loader where the kernel has `bpf_set_retval` (5.18); without it a refused
-/// `connect()` reports EPERM.
+/// call reports EPERM.
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: u8 = 0;
 
@@ -34,13 +31,13 @@ pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
     // SAFETY: reads and writes of context fields, as the verifier allows for connect4.
     unsafe {
         let addr = Addr::v4((*ctx).user_ip4);
-        match decide(ctx, addr) {
-            Verdict::LeaveAlone => 1,
-            Verdict::Refuse => refuse(),
-            Verdict::Redirect { port } => {
+        match connect(ctx, addr) {
+            Outcome::Proceed => PROCEED,
+            Outcome::Refuse => refuse(),
+            Outcome::Redirect { port } => {
                 (*ctx).user_ip4 = u32::from_ne_bytes(LOOPBACK_V4);
                 (*ctx).user_port = u32::from(port.to_be());
-                1
+                PROCEED
             }
         }
     }
@@ -49,20 +46,13 @@ pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
     let ctx = ctx.sock_addr;
-    // SAFETY: reads and writes of context fields, as the verifier allows for connect6. They
-    // are read word by word: a copy of the array would make the compiler form a modified
-    // context pointer, which the verifier refuses.
+    // SAFETY: reads and writes of context fields, as the verifier allows for connect6.
     unsafe {
-        let addr = Addr([
-            (*ctx).user_ip6[0],
-            (*ctx).user_ip6[1],
-            (*ctx).user_ip6[2],
-            (*ctx).user_ip6[3],
-        ]);
-        match decide(ctx, addr) {
-            Verdict::LeaveAlone => 1,
-            Verdict::Refuse => refuse(),
-            Verdict::Redirect { port } => {
+        let addr = v6(ctx);
+        match connect(ctx, addr) {
+            Outcome::Proceed => PROCEED,
+            Outcome::Refuse => refuse(),
+            Outcome::Redirect { port } => {
                 // A mapped destination stays mapped, so that the socket's family keeps
                 // matching its peer: only the last word, the IPv4 address, changes.
                 if addr.is_v4() {
@@ -74,192 +64,138 @@ pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
                     (*ctx).user_ip6[3] = 1u32.to_be();
                 }
                 (*ctx).user_port = u32::from(port.to_be());
-                1
+                PROCEED
             }
         }
     }
 }
 
-enum Verdict {
-    LeaveAlone,
+/// One datagram of a socket that is not connected. An IPv6 socket that sends to a v4-mapped
+/// address comes here as well.
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    let ctx = ctx.sock_addr;
+    // SAFETY: a read of a context field, as the verifier allows for sendmsg4.
+    let addr = Addr::v4(unsafe { (*ctx).user_ip4 });
+    send(ctx, addr)
+}
+
+/// The same to an IPv6 address.
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    let ctx = ctx.sock_addr;
+    send(ctx, v6(ctx))
+}
+
+/// What becomes of a `connect()`.
+enum Outcome {
+    Proceed,
     Refuse,
     Redirect { port: u16 },
 }
 
-/// The whole decision, for both address families.
 #[inline(always)]
-unsafe fn decide(ctx: *mut bpf_sock_addr, addr: Addr) -> Verdict {
+fn connect(ctx: *mut bpf_sock_addr, addr: Addr) -> Outcome {
+    let Some(dial) = dial(ctx, addr) else {
+        return Outcome::Proceed;
+    };
+    let decision = decide(&Call(ctx), &dial);
+    match decision.reason.verdict() {
+        Verdict::LeaveAlone => {
+            count(dial.transport, decision.reason);
+            Outcome::Proceed
+        }
+        Verdict::Redirect if remember(ctx, &dial, &decision) => {
+            count(dial.transport, Reason::Redirected);
+            Outcome::Redirect {
+                port: decision.via_port,
+            }
+        }
+        Verdict::Redirect => {
+            count(dial.transport, Reason::NoMemory);
+            Outcome::Refuse
+        }
+        Verdict::Refuse => {
+            count(dial.transport, decision.reason);
+            Outcome::Refuse
+        }
+    }
+}
+
+#[inline(always)]
+fn send(ctx: *mut bpf_sock_addr, addr: Addr) -> i32 {
+    let dial = dial(ctx, addr);
+    // UDP-Lite comes here as well.
+    let Some(dial) = dial.filter(|dial| dial.transport == Transport::Udp) else {
+        return PROCEED;
+    };
+    let reason = decide(&Call(ctx), &dial).reason;
+    count(dial.transport, reason);
+    match reason.verdict() {
+        Verdict::Refuse => refuse(),
+        Verdict::LeaveAlone | Verdict::Redirect => PROCEED,
+    }
+}
+
+#[inline(always)]
+fn dial(ctx: *mut bpf_sock_addr, addr: Addr) -> Option<Dial> {
     // SAFETY: reads of context fields.
-    let (kind, port) = unsafe { ((*ctx).type_, u16::from_be((*ctx).user_port as u16)) };
-    if kind != SOCK_STREAM {
-        return Verdict::LeaveAlone;
-    }
-    let Some(config) = CONFIG.get(0) else {
-        return Verdict::LeaveAlone;
-    };
-    // SAFETY: no argument to get wrong.
-    let ancestor = |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) };
-    let Some((cgroup_id, workload)) = workload::find(config, ancestor) else {
-        return Verdict::LeaveAlone;
-    };
-    count!(connects);
-
-    let Some(destination) = wanted(cgroup_id, &workload, addr.bytes(), port) else {
-        count!(untouched);
-        return Verdict::LeaveAlone;
-    };
-
-    match credential_state(destination.connector) {
-        State::Usable => {}
-        State::Bypass => {
-            count!(bypassed);
-            return Verdict::LeaveAlone;
-        }
-        State::Refuse => {
-            count!(refused_cred);
-            return Verdict::Refuse;
-        }
-    }
-
-    if is_stale(config) {
-        if destination.flags & DESTINATION_FAIL_OPEN != 0 {
-            count!(bypassed);
-            return Verdict::LeaveAlone;
-        }
-        count!(refused_stale);
-        return Verdict::Refuse;
-    }
-
-    let via_port = if addr.is_v4() {
-        workload.port_v4
-    } else {
-        workload.port_v6
-    };
-    let sk = socket(ctx);
-    // A socket bound to a device would not fail on loopback, it would hang.
-    // SAFETY: the socket of a sock_addr context is never null.
-    if via_port == 0 || unsafe { (*sk).bound_dev_if } != 0 {
-        count!(refused_sock);
-        return Verdict::Refuse;
-    }
-
-    let mut origin = Origin {
-        workload: cgroup_id,
+    let (kind, protocol, port) = unsafe { ((*ctx).type_, (*ctx).protocol, (*ctx).user_port) };
+    Some(Dial {
         addr: addr.bytes(),
-        connector: destination.connector,
-        port,
-        via_port,
+        port: u16::from_be(port as u16),
+        transport: Transport::of(kind, protocol)?,
+    })
+}
+
+/// The IPv6 address of a context. It is read word by word: a copy of the array would make the
+/// compiler form a modified context pointer, which the verifier refuses.
+#[inline(always)]
+fn v6(ctx: *mut bpf_sock_addr) -> Addr {
+    // SAFETY: reads of context fields, as the verifier allows for connect6 and sendmsg6.
+    unsafe {
+        Addr([
+            (*ctx).user_ip6[0],
+            (*ctx).user_ip6[1],
+            (*ctx).user_ip6[2],
+            (*ctx).user_ip6[3],
+        ])
+    }
+}
+
+/// Keeps with the socket where it wanted to go; whether there is memory for it.
+#[inline(always)]
+fn remember(ctx: *mut bpf_sock_addr, dial: &Dial, decision: &Decision) -> bool {
+    let (Some(caller), Some(wanted)) = (decision.caller, decision.wanted) else {
+        return false;
+    };
+    let origin = Origin {
+        workload: caller.cgroup_id,
+        addr: dial.addr,
+        connector: wanted.connector,
+        port: dial.port,
+        via_port: decision.via_port,
     };
     let ctx = SockAddrContext::new(ctx);
-    // SAFETY: the context's own socket; `origin` is initialised to the last byte.
-    let stored = unsafe { ORIGINS.get_or_insert_ptr_mut(&ctx, Some(&mut origin)) };
+    // A copy of its own: what the helper has seen would be copied byte by byte below.
+    let mut initial = origin;
+    // SAFETY: the context's own socket; `initial` is initialised to the last byte.
+    let stored = unsafe { ORIGINS.get_or_insert_ptr_mut(&ctx, Some(&mut initial)) };
     if stored.is_null() {
-        count!(refused_mem);
-        return Verdict::Refuse;
+        return false;
     }
     // A socket that connects again still has the storage of its first attempt.
     // SAFETY: not null, and sized and aligned for `Origin`.
     unsafe { *stored = origin };
-    count!(redirected);
-    Verdict::Redirect { port: via_port }
-}
-
-/// What the policy wants of an address and port: by the address, and by the names that the
-/// workload was told the address for. Several Connectors are the proxy's to tell apart.
-#[inline(always)]
-fn wanted(cgroup_id: u64, workload: &Workload, addr: [u8; 16], port: u16) -> Option<Destination> {
-    let policy = workload.policy;
-    // SAFETY: copied before anything can change the map entry.
-    let by_address = unsafe { DESTINATIONS.get(DestinationKey { policy, addr }) }.copied();
-    let mut wanted = by_address.filter(|found| wants(found, port));
-    let key = LearnedKey {
-        workload: cgroup_id,
-        addr,
-    };
-    let Some(learned) = LEARNED.get_ptr_mut(key) else {
-        return wanted;
-    };
-    // SAFETY: an entry of this workload, read word by word.
-    for name in unsafe { (*learned).names } {
-        if name == 0 {
-            break;
-        }
-        let key = HostnameKey {
-            name,
-            policy,
-            pad: 0,
-        };
-        // SAFETY: copied before anything can change the map entry.
-        let by_name = unsafe { HOSTNAMES.get(key) }.copied();
-        if let Some(found) = by_name.filter(|found| wants(found, port)) {
-            wanted = Some(wanted.map_or(found, |wanted| both(&wanted, &found)));
-        }
-    }
-    if wanted.is_some() {
-        // What is dialled is not forgotten, however long ago it was resolved.
-        // SAFETY: an aligned field of an entry; takes no argument.
-        unsafe { (*learned).seen_ns = bpf_ktime_get_ns() };
-    }
-    wanted
+    true
 }
 
 #[inline(always)]
-fn both(a: &Destination, b: &Destination) -> Destination {
-    Destination {
-        connector: if a.connector == b.connector {
-            a.connector
-        } else {
-            0
-        },
-        // Fail-open if both are.
-        flags: a.flags & b.flags,
-        ports: a.ports,
+fn count(transport: Transport, reason: Reason) {
+    if let Some(stats) = STATS.get_ptr_mut(0) {
+        // SAFETY: the slot of this CPU; programs do not preempt each other on it.
+        unsafe { (*stats).count(transport, reason) };
     }
-}
-
-#[inline(always)]
-fn wants(destination: &Destination, port: u16) -> bool {
-    let [a, b, c, d] = destination.ports;
-    port != 0 && (port == a || port == b || port == c || port == d)
-}
-
-enum State {
-    Usable,
-    Refuse,
-    Bypass,
-}
-
-/// State of a Connector's credential. Several Connectors behind one address are the proxy's
-/// to tell apart.
-#[inline(always)]
-fn credential_state(connector: u32) -> State {
-    if connector == 0 {
-        return State::Usable;
-    }
-    // SAFETY: read at once.
-    let Some(credential) = (unsafe { CREDENTIALS.get(CredentialKey { connector }) }) else {
-        return State::Refuse;
-    };
-    match credential.state {
-        CREDENTIAL_USABLE => {
-            // SAFETY: takes no argument.
-            let now = unsafe { bpf_ktime_get_boot_ns() };
-            if credential.not_after_ns != 0 && now > credential.not_after_ns {
-                State::Refuse
-            } else {
-                State::Usable
-            }
-        }
-        CREDENTIAL_BYPASS => State::Bypass,
-        _ => State::Refuse,
-    }
-}
-
-#[inline(always)]
-fn is_stale(config: &Config) -> bool {
-    // SAFETY: takes no argument.
-    let now = unsafe { bpf_ktime_get_ns() };
-    now.saturating_sub(config.heartbeat_ns) > config.grace_ns
 }
 
 #[inline(always)]

@@ -13,13 +13,14 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use proxy_common::{
+    decision::{Caller, Callers, caller},
     dns::{Bytes, STEPS, Step, Walk},
-    maps::{HostnameKey, Learned, LearnedKey, NAMES_PER_ADDRESS, WorkloadKey},
+    maps::{HostnameKey, Learned, LearnedKey, NAMES_PER_ADDRESS, Workload, WorkloadKey},
 };
 
 use crate::{
+    facts,
     maps::{BUDGETS, CONFIG, DNS_SCRATCH, HOSTNAMES, LEARNED, count},
-    workload,
 };
 
 const EEXIST: i32 = -17;
@@ -85,12 +86,31 @@ fn answer(skb: *mut __sk_buff) -> Option<u32> {
     (failed == 0 && u16::from_be_bytes(port) == DNS_PORT).then_some(udp + UDP_HEADER)
 }
 
+/// The socket that a packet is for.
+struct Receiver(*mut __sk_buff);
+
+impl Callers for Receiver {
+    #[inline(always)]
+    fn ancestor(&self, level: u8) -> u64 {
+        // SAFETY: takes no more than the context and a number.
+        unsafe { bpf_skb_ancestor_cgroup_id(self.0, i32::from(level)) }
+    }
+
+    #[inline(always)]
+    fn workload(&self, cgroup_id: u64) -> Option<Workload> {
+        facts::workload(cgroup_id)
+    }
+}
+
 #[inline(always)]
 fn learn(skb: *mut __sk_buff, payload: u32) {
     let Some(config) = CONFIG.get(0) else { return };
-    // SAFETY: takes no more than the context and a number.
-    let ancestor = |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level) };
-    let Some((cgroup_id, workload)) = workload::find(config, ancestor) else {
+    let Some(Caller {
+        cgroup_id,
+        workload,
+        ..
+    }) = caller(&Receiver(skb), config)
+    else {
         return;
     };
     count!(dns_answers);

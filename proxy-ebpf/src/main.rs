@@ -1,7 +1,7 @@
 //! The kernel programs: they send a workload's connections to a Connector's address to
 //! Postern's listener, and touch nothing else.
 //!
-//! One connection meets them in this order: [`connect`] decides and rewrites, [`flows`]
+//! One connection meets them in this order: [`connect`] decides, from [`facts`], and rewrites, [`flows`]
 //! publishes where the connection wanted to go, [`getpeername`] shows the application the
 //! address that it dialled. Before all of them, [`dns`] may have learned the address.
 #![no_std]
@@ -28,10 +28,10 @@
 mod addr;
 mod connect;
 mod dns;
+mod facts;
 mod flows;
 mod getpeername;
 mod maps;
-mod workload;
 
 /// Licence of the object, as the kernel asks for it: GPL-only helpers are in use, and the
 /// GPL is one of the two licences of this crate.

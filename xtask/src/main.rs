@@ -10,10 +10,12 @@ use clap::{Parser, Subcommand};
 
 use crate::workspace::Workspace;
 
+mod apt;
 mod build;
 mod cluster;
 mod demo;
 mod fuzz;
+mod kernels;
 mod lint;
 mod manifests;
 mod run;
@@ -74,7 +76,10 @@ enum Task {
     },
     /// Run all tests; needs root
     Test {
-        /// Arguments for `cargo test`
+        /// The kernel tests alone, on kernels of Debian instead of the running one
+        #[arg(long)]
+        kernel: Option<kernels::Choice>,
+        /// Arguments for `cargo test`; with --kernel parts of the names of tests
         #[arg(last = true)]
         arguments: Vec<String>,
     },
@@ -135,10 +140,13 @@ fn perform(task: &Task) -> Result<()> {
         }
         // Without the set-up: it needs nothing but cargo.
         Task::Manifests { check } => manifests::perform(&workspace, *check),
-        Task::Test { arguments } => {
+        Task::Test { kernel, arguments } => {
             test::require_root("test")?;
             setup::perform(&workspace)?;
-            test::perform(&workspace, arguments)
+            match kernel {
+                Some(kernel) => kernels::perform(&workspace, *kernel, arguments),
+                None => test::perform(&workspace, arguments),
+            }
         }
     }
 }

@@ -98,6 +98,25 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         .with_context(|| format!("{} wrote something that is no text", describe(command)))
 }
 
+/// The same for a command whose messages the user wants to see as they come.
+pub(crate) fn output_shown(label: &str, command: &mut Command) -> Result<String> {
+    println!("{label}: {}", describe(command));
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| cannot_start(command))?;
+    if !output.status.success() {
+        bail!(
+            "{label}: {} ended with {}",
+            describe(command),
+            output.status
+        );
+    }
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("{} wrote something that is no text", describe(command)))
+}
+
 /// Whether a command runs and succeeds; what it writes is thrown away.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     let command = command

@@ -145,9 +145,8 @@ fn a_pod_is_pending_until_all_questions_about_it_are_answered() {
     ];
     let mut reviews = Reviews::default();
     let pending = |reviews: &Reviews| Grants::decide(&pods, &CONNECTORS, reviews).pending;
-    let uids = |uids: &[&str]| -> BTreeSet<String> {
-        uids.iter().map(ToString::to_string).collect()
-    };
+    let uids =
+        |uids: &[&str]| -> BTreeSet<String> { uids.iter().map(ToString::to_string).collect() };
     assert_eq!(pending(&reviews), uids(&["a", "b", "c"]));
     reviews.answer(review("team", "builder", None), true);
     assert_eq!(pending(&reviews), uids(&["c"]));

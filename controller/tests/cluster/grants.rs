@@ -96,7 +96,9 @@ async fn a_pod_whose_reviews_have_no_answer_is_sent_as_pending() {
     let mut node = controller.node("node-1");
     node.wait_for_usable(&["api"]).await;
     let reviews = Matching::new("create", "subjectaccessreviews");
-    world.handle().fail_matching(reviews, usize::MAX, Fault::Unavailable);
+    world
+        .handle()
+        .fail_matching(reviews, usize::MAX, Fault::Unavailable);
     let mut newcomer = objects::pod("team", "b", "node-1");
     newcomer["spec"]["serviceAccountName"] = "newcomer".into();
     world.put(newcomer).await;
@@ -104,8 +106,11 @@ async fn a_pod_whose_reviews_have_no_answer_is_sent_as_pending() {
         let newcomer = update.workloads.iter().find(|it| it.name == "b");
         newcomer.map(|it| (it.pending, it.policy != 0))
     };
-    node.wait_for("it", |it| of(it) == Some((true, false))).await;
-    world.handle().clear_faults();
-    node.wait_for("its grants", |it| of(it).is_some_and(|(pending, _)| !pending))
+    node.wait_for("it", |it| of(it) == Some((true, false)))
         .await;
+    world.handle().clear_faults();
+    node.wait_for("its grants", |it| {
+        of(it).is_some_and(|(pending, _)| !pending)
+    })
+    .await;
 }

@@ -1,5 +1,7 @@
 //! Pods that connect before it is known what they are granted.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use fake_apiserver::{Fault, Matching};
 use minicluster::pods::Trust;
@@ -29,11 +31,14 @@ async fn served(world: &World) -> Result<()> {
 
 /// Waits until a pod has tried that often.
 async fn insists(world: &World, namespace: &str, pod: &str, times: usize) -> Result<()> {
-    wait::until(&format!("{times} attempts of {namespace}/{pod}"), async || {
-        let log = world.node.logs(namespace, pod, "main").await;
-        let attempts = log.map_or(0, |log| log.matches("answer ").count());
-        Ok((attempts >= times).then_some(()))
-    })
+    wait::until(
+        &format!("{times} attempts of {namespace}/{pod}"),
+        async || {
+            let log = world.node.logs(namespace, pod, "main").await;
+            let attempts = log.map_or(0, |log| log.matches("answer ").count());
+            Ok((attempts >= times).then_some(()))
+        },
+    )
     .await
 }
 
@@ -46,13 +51,17 @@ async fn was_never_let_out(world: &World, namespace: &str, pod: &str) -> Result<
     // No connection at all; what went to the registry itself would say 401.
     ensure!(!answers.is_empty(), "{outcome:?}");
     ensure!(answers.iter().all(|it| *it == "answer 000"), "{outcome:?}");
-    let asked = world.registry.server().log();
+    let log = world.registry.server().log();
+    let asked = fs::read_to_string(log).context("the registry has no log")?;
     let catalog: Vec<_> = asked
         .lines()
         .filter(|line| line.contains("GET /v2/_catalog"))
         .collect();
     ensure!(!catalog.is_empty(), "{asked}");
-    ensure!(catalog.iter().all(|line| line.contains("\" 200 ")), "{catalog:#?}");
+    ensure!(
+        catalog.iter().all(|line| line.contains("\" 200 ")),
+        "{catalog:#?}"
+    );
     Ok(())
 }
 
@@ -69,7 +78,10 @@ async fn a_pod_is_refused_until_its_reviews_are_answered() -> Result<()> {
     world.start_pod(OTHERS, "newcomer", Trust::Postern, INSIST)?;
     insists(&world, OTHERS, "newcomer", 5).await?;
     let status = world.agent_status()?;
-    ensure!(status["waitingPods"] == 1 && status["pods"] == 1, "{status}");
+    ensure!(
+        status["waitingPods"] == 1 && status["pods"] == 1,
+        "{status}"
+    );
 
     world.handle().clear_faults();
     was_never_let_out(&world, OTHERS, "newcomer").await

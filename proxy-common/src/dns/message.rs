@@ -141,13 +141,15 @@ impl Walk {
             self.name = Name::at(data);
             return Some(Step::More);
         }
-        let step = match (kind, length) {
+        // Before the address is read: the compiler would let steps with and without one go
+        // through it together, with sixteen bytes on the stack that only one of them has written,
+        // which kernels before 6.3 refuse.
+        self.next(end);
+        Some(match (kind, length) {
             (TYPE_A, 4) => Step::Address(mapped(message.load(data)?)),
             (TYPE_AAAA, 16) => Step::Address(message.load(data)?),
             _ => Step::More,
-        };
-        self.next(end);
-        Some(step)
+        })
     }
 
     /// From here on the records of a CNAME's target count.

@@ -1,4 +1,5 @@
-//! Which host names are wanted, and what workloads learned about them from their DNS answers.
+//! Which host names are wanted, what workloads learned about them from their DNS answers, and
+//! the programs that the cgroup of each workload has for itself.
 //!
 //! The kernel adds entries to `LEARNED` and counts them; everything else is done here: shares,
 //! and what is removed. Entries have no life of their own, because programs that resolve a
@@ -35,7 +36,7 @@ pub(super) struct Learning {
     learned: BpfHashMap<MapData, LearnedKey, Learned>,
     budgets: BpfHashMap<MapData, WorkloadKey, Budget>,
     /// Of workloads whose programs end with this process.
-    links: HashMap<u64, FdLink>,
+    links: HashMap<u64, Vec<FdLink>>,
     /// The share of each workload; 0 before the first one.
     limit: u64,
     /// What `learned_full` counted at the last look.
@@ -76,7 +77,8 @@ impl Learning {
         self.hostnames.keys().next().is_some()
     }
 
-    /// Has a workload learn. One that does already keeps what it learned.
+    /// Attaches the programs of a workload, one of which learns. One that has learned already
+    /// keeps that.
     pub(super) fn admit(
         &mut self,
         cgroup_id: u64,
@@ -92,11 +94,11 @@ impl Learning {
             self.set_budget(key, 0)?;
         }
         if let Some(pins) = pins {
-            return load::attach_pinned(ebpf, &load::LEARNERS, cgroup, cgroup_id, pins);
+            return load::attach_pinned(ebpf, &load::OF_WORKLOAD, cgroup, cgroup_id, pins);
         }
-        let link = load::attach_learner(ebpf, cgroup)?;
-        // The one before, if there is one, is detached.
-        self.links.insert(cgroup_id, link);
+        let links = load::attach_to_workload(ebpf, cgroup)?;
+        // Those before, if there are some, are detached.
+        self.links.insert(cgroup_id, links);
         Ok(())
     }
 
@@ -108,7 +110,7 @@ impl Learning {
     ) -> Result<(), DatapathError> {
         self.links.remove(&cgroup_id);
         if let Some(pins) = pins {
-            for (name, _) in load::LEARNERS {
+            for (name, _) in load::OF_WORKLOAD {
                 // Not there is as good as removed.
                 let _ = fs::remove_file(pins.link(name, cgroup_id));
             }

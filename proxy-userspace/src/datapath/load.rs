@@ -28,8 +28,13 @@ pub(super) const PROGRAMS: [Hook; 5] = [
     ("getpeername6", "5.8"),
 ];
 
-/// What the cgroup of a workload gets: it runs for each packet, so not for those of others.
-pub(super) const LEARNERS: [Hook; 1] = [("dns_ingress", "5.8")];
+/// What the cgroup of a workload gets: these run for each packet and each datagram, so not for
+/// those of others.
+pub(super) const OF_WORKLOAD: [Hook; 3] = [
+    ("dns_ingress", "5.8"),
+    ("sendmsg4", "5.8"),
+    ("sendmsg6", "5.8"),
+];
 
 /// Creates the maps, or uses those that are pinned, and has every program verified.
 pub(super) fn object(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
@@ -44,7 +49,7 @@ pub(super) fn object(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
         loader.map_pin_path(name, path);
     }
     let mut ebpf = loader.load(OBJECT).map_err(DatapathError::load)?;
-    for (name, since) in PROGRAMS.into_iter().chain(LEARNERS) {
+    for (name, since) in PROGRAMS.into_iter().chain(OF_WORKLOAD) {
         let failed = |source| DatapathError::program(name, since, source);
         match program(&mut ebpf, name)? {
             Program::CgroupSkb(program) => program.load().map_err(failed)?,
@@ -75,14 +80,16 @@ pub(super) fn attach(ebpf: &mut Ebpf, cgroup: BorrowedFd<'_>) -> Result<(), Data
     Ok(())
 }
 
-/// Attaches what learns to the cgroup of a workload, for as long as the link is there.
-pub(super) fn attach_learner(
+/// Attaches what the cgroup of a workload gets, for as long as the links are there.
+pub(super) fn attach_to_workload(
     ebpf: &mut Ebpf,
     cgroup: BorrowedFd<'_>,
-) -> Result<FdLink, DatapathError> {
-    let [(name, since)] = LEARNERS;
-    let failed = |source: ProgramError| DatapathError::program(name, since, source);
-    link(program(ebpf, name)?, name, cgroup, failed)
+) -> Result<Vec<FdLink>, DatapathError> {
+    let attach = |(name, since)| {
+        let failed = |source: ProgramError| DatapathError::program(name, since, source);
+        link(program(ebpf, name)?, name, cgroup, failed)
+    };
+    OF_WORKLOAD.into_iter().map(attach).collect()
 }
 
 /// Attaches programs so that they stay when this process goes, in the place of those

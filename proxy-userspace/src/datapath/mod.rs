@@ -168,8 +168,8 @@ impl Datapath {
         workloads.any(|workload| workload.policy == POLICY_ANY)
     }
 
-    /// Has a workload's DNS answers looked at once it is [enrolled](Self::enrol); `cgroup` is
-    /// the directory of its cgroup.
+    /// Has a workload's DNS answers and datagrams looked at once it is [enrolled](Self::enrol) or
+    /// [pending](Self::pend); `cgroup` is the directory of its cgroup.
     pub fn learn(&mut self, cgroup_id: u64, cgroup: &Path) -> Result<(), DatapathError> {
         let directory = File::open(cgroup).map_err(DatapathError::pins("open", cgroup))?;
         if self::cgroup_id(&directory)? != cgroup_id {
@@ -194,10 +194,10 @@ impl Datapath {
         self.workloads.retain(|key| wanted(key.cgroup_id))?;
         self.learning.retain(&wanted, self.pins.as_ref())?;
         self.adopt()?;
-        let is_learner = |hook: &str| load::LEARNERS.iter().any(|(name, _)| *name == hook);
+        let of_workload = |hook: &str| load::OF_WORKLOAD.iter().any(|(name, _)| *name == hook);
         match &self.pins {
             Some(pins) => pins.retain_links(|hook, cgroup| {
-                if is_learner(hook) {
+                if of_workload(hook) {
                     wanted(cgroup)
                 } else {
                     self.attached.contains(&cgroup)
@@ -384,6 +384,8 @@ fn add(sum: Stats, cpu: &Stats) -> Stats {
         refused_stale: sum.refused_stale + cpu.refused_stale,
         refused_sock: sum.refused_sock + cpu.refused_sock,
         refused_mem: sum.refused_mem + cpu.refused_mem,
+        refused_pending: sum.refused_pending + cpu.refused_pending,
+        refused_udp: sum.refused_udp + cpu.refused_udp,
         flows: sum.flows + cpu.flows,
         flows_lost: sum.flows_lost + cpu.flows_lost,
         dns_answers: sum.dns_answers + cpu.dns_answers,

@@ -315,10 +315,21 @@ impl Pod {
 }
 
 /// The programs that are attached once all are, in alphabetical order.
-pub(crate) const HOOKS: [&str; 6] = [
+pub(crate) const HOOKS: [&str; 8] = [
     "connect4",
     "connect6",
     "dns_ingress",
+    "flows",
+    "getpeername4",
+    "getpeername6",
+    "sendmsg4",
+    "sendmsg6",
+];
+
+/// Those that are left when the workload is not served.
+pub(crate) const SHARED_HOOKS: [&str; 5] = [
+    "connect4",
+    "connect6",
     "flows",
     "getpeername4",
     "getpeername6",

@@ -102,7 +102,11 @@ fn a_pod_is_sent_before_it_is_known_what_it_is_granted() {
     };
     assert_eq!(of(&update, "3"), Some((true, false)));
     assert_eq!(of(&update, "1"), Some((false, true)));
-    assert_eq!(of(&update, "2"), Some((true, false)), "each Connector is open");
+    assert_eq!(
+        of(&update, "2"),
+        Some((true, false)),
+        "each Connector is open"
+    );
 
     // A no is an answer as well.
     for connector in [None, Some("a"), Some("b")] {

@@ -3,180 +3,27 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{IpAddr, TcpStream},
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::{Command, Output},
-    sync::Arc,
-    thread,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use postern::{
-    datapath::{Datapath, map_address},
-    listen::{self, Inbound, Listeners},
-    telemetry::Counters,
-    workload::{Cgroup, Egress, Enrolment, NetNs, PolicyId, Workload},
-};
+use postern::{datapath::Datapath, telemetry::Counters, workload::Cgroup};
 use proxy_common::maps::{
-    CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, CREDENTIAL_USABLE, Credential, DESTINATION_FAIL_OPEN,
-    Destination, DestinationKey, Stats,
+    CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, CREDENTIAL_USABLE, DESTINATION_FAIL_OPEN, Stats,
 };
-use testkit::{Sandbox, SandboxOptions};
 
-use crate::support::{output, stdout};
-
-const POLICY: u32 = 7;
-const CONNECTOR: u32 = 3;
-const GRACE_NS: u64 = 3_600_000_000_000;
-/// What curl says when it is refused; 28 would be a time-out.
-const CURL_REFUSED: i32 = 7;
-
-/// An enrolled cgroup in a network that has nothing but a loopback interface.
-struct Rig {
-    sandbox: Sandbox,
-    cgroup: Cgroup,
-    datapath: Datapath,
-    counters: Arc<Counters>,
-}
-
-impl Rig {
-    fn new(name: &str) -> Result<Self> {
-        Self::with_grace(name, GRACE_NS)
-    }
-
-    fn with_grace(name: &str, grace_ns: u64) -> Result<Self> {
-        let options = SandboxOptions {
-            addresses: vec!["192.0.2.1".parse()?],
-            ..SandboxOptions::default()
-        };
-        let sandbox = Sandbox::new(&options)?;
-        let cgroup = Cgroup::create(
-            &format!("postern-test-{}-{name}", std::process::id()),
-            Path::new("/run/postern-test-cgroups"),
-        )?;
-        let (mut datapath, flows) = Datapath::load(cgroup.levels(), grace_ns)?;
-        let netns = NetNs::open(Path::new(&format!("/proc/{}/ns/net", sandbox.pid())))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let within = runtime.enter();
-        let listeners = Listeners::bind(&netns)?;
-        drop(within);
-        let (port_v4, port_v6) = listeners.ports();
-        let workload = proxy_common::maps::Workload {
-            policy: POLICY,
-            port_v4,
-            port_v6,
-            flags: 0,
-            pad: 0,
-        };
-        datapath.enrol(cgroup.id(), workload)?;
-        datapath.attach(cgroup.directory())?;
-        let counters = Arc::new(Counters::default());
-        let workload = Workload {
-            cgroup_id: cgroup.id(),
-            name: name.into(),
-            policy: PolicyId(POLICY),
-        };
-        let workload = Arc::new(Enrolment::new(workload, Egress::own()));
-        let (flows, counted) = (Arc::new(flows), Arc::clone(&counters));
-        thread::spawn(move || {
-            runtime.block_on(listen::accept(listeners, workload, flows, counted, answer));
-        });
-        let mut rig = Self {
-            sandbox,
-            cgroup,
-            datapath,
-            counters,
-        };
-        rig.credential(CREDENTIAL_USABLE, 0)?;
-        Ok(rig)
-    }
-
-    fn credential(&mut self, state: u32, not_after_ns: u64) -> Result<()> {
-        let credential = Credential {
-            generation: 1,
-            revision: 1,
-            not_after_ns,
-            state,
-            flags: 0,
-        };
-        Ok(self.datapath.set_credential(CONNECTOR, credential)?)
-    }
-
-    fn redirect(&mut self, addresses: &[&str], flags: u32) -> Result<()> {
-        let entries = addresses
-            .iter()
-            .map(|address| {
-                let key = DestinationKey {
-                    policy: POLICY,
-                    addr: map_address(address.parse()?),
-                };
-                let value = Destination {
-                    connector: CONNECTOR,
-                    flags,
-                    ports: [80, 8080, 0, 0],
-                };
-                Ok((key, value))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let left_out = self.datapath.set_destinations(&entries)?;
-        ensure!(left_out.is_empty(), "{left_out:?}");
-        Ok(())
-    }
-
-    /// curl in the cgroup; prints the body, a space, and the peer that it believes to have.
-    fn curl(&self, arguments: &[&str]) -> Result<Output> {
-        output(self.in_cgroup(self.cgroup.path(), arguments))
-    }
-
-    fn in_cgroup(&self, cgroup: &Path, arguments: &[&str]) -> Command {
-        let mut shell = self.sandbox.command("sh");
-        shell
-            .args(["-c", "echo 0 > \"$0/cgroup.procs\" && exec curl \"$@\""])
-            .arg(cgroup)
-            .args([
-                "--silent",
-                "--globoff",
-                "--max-time",
-                "20",
-                "--noproxy",
-                "*",
-            ])
-            .args(["--write-out", " %{remote_ip} %{remote_port}"])
-            .args(arguments);
-        shell
-    }
-
-    fn stats(&self) -> Result<Stats> {
-        Ok(self.datapath.stats()?)
-    }
-}
-
-/// Answers with the address that the connection was made for.
-fn answer(inbound: Inbound) {
-    let respond = move || -> std::io::Result<()> {
-        let mut stream: TcpStream = inbound.stream;
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let mut head = [0; 1024];
-        let _ = stream.read(&mut head)?;
-        let body = inbound.dialled.to_string();
-        write!(
-            stream,
-            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        )
-    };
-    thread::spawn(respond);
-}
+use super::rig::{GRACE_NS, Rig, dump, own_ids};
+use crate::{
+    rig::CURL_REFUSED,
+    support::{output, stdout},
+};
 
 /// Asserts that curl reached the listener and knows nothing of it.
 fn assert_redirected(output: &Output, address: &str, port: u16) -> Result<()> {
     let address: IpAddr = address.parse()?;
-    let dialled = std::net::SocketAddr::new(address, port);
+    let dialled = SocketAddr::new(address, port);
     let expected = format!("{dialled} {address} {port}");
     // A mapped address is shown as one by curl, since its socket is of that family.
     let shown = stdout(output).replace("::ffff:", "");
@@ -317,7 +164,7 @@ fn without_a_heartbeat_closed_connectors_refuse_and_open_ones_go_direct() -> Res
 fn who_dials_the_listener_itself_is_reset() -> Result<()> {
     let mut rig = Rig::new("direct")?;
     rig.redirect(&["198.51.100.7"], 0)?;
-    let port = listener_port(&rig)?;
+    let (port, _) = rig.first()?.ports;
     let output = rig.curl(&[&format!("http://127.0.0.1:{port}/")])?;
     ensure!(
         stdout(&output).starts_with("127.0.0.1")
@@ -418,53 +265,10 @@ fn bpftool_shows_named_fields() -> Result<()> {
     Ok(())
 }
 
-/// A map of this process, as bpftool prints it.
-fn dump(map: &str) -> Result<String> {
-    let mut show = Command::new("bpftool");
-    show.args(["--json", "map", "show"]);
-    let maps: serde_json::Value = serde_json::from_str(&stdout(&output(show)?))?;
-    let ours = own_ids("map_id:")?;
-    let id = maps
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|entry| entry["name"] == map)
-        .filter_map(|entry| entry["id"].as_u64())
-        .find(|id| ours.contains(id))
-        .with_context(|| format!("no map {map} of this process"))?;
-    let mut dump = Command::new("bpftool");
-    dump.args(["map", "dump", "id", &id.to_string()]);
-    Ok(stdout(&output(dump)?))
-}
-
-/// Maps or programs that this process has open, by the field of fdinfo. Other tests come and
-/// go meanwhile.
-fn own_ids(field: &str) -> Result<Vec<u64>> {
-    let texts = fs::read_dir("/proc/self/fdinfo")?
-        .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
-    Ok(texts
-        .filter_map(|text| {
-            let line = text.lines().find(|line| line.starts_with(field))?;
-            line.split_whitespace().nth(1)?.parse().ok()
-        })
-        .collect())
-}
-
 fn attached(rig: &Rig) -> Result<usize> {
     let mut list = Command::new("bpftool");
     list.args(["--json", "cgroup", "list"])
         .arg(rig.cgroup.path());
     let programs: serde_json::Value = serde_json::from_str(&stdout(&output(list)?))?;
     Ok(programs.as_array().map_or(0, Vec::len))
-}
-
-fn listener_port(rig: &Rig) -> Result<u16> {
-    let mut sockets = rig.sandbox.command("ss");
-    sockets.args(["--numeric", "--listening", "--tcp", "--no-header", "--ipv4"]);
-    let text = stdout(&output(sockets)?);
-    let local = text
-        .split_whitespace()
-        .find(|word| word.starts_with("127.0.0.1:"))
-        .with_context(|| format!("no listener in: {text}"))?;
-    Ok(local.trim_start_matches("127.0.0.1:").parse()?)
 }

@@ -19,7 +19,7 @@ use testkit::SiteAuth;
 
 use crate::{
     hosts::with_hosts,
-    rig::{HOOKS, Pod, policy, settled},
+    rig::{HOOKS, Pod, SHARED_HOOKS, policy, settled},
     support::{TOKEN, api, counter, ok, output, stdout},
 };
 
@@ -258,11 +258,7 @@ fn what_was_learned_survives_a_new_agent_and_goes_with_its_workload() -> Result<
         for map in ["WORKLOADS", "BUDGETS", "LEARNED"] {
             ensure!(entries(pod, map)?.is_empty(), "{map}");
         }
-        let others: Vec<_> = HOOKS
-            .into_iter()
-            .filter(|hook| *hook != "dns_ingress")
-            .collect();
-        pod.attaches(&others).await?;
+        pod.attaches(&SHARED_HOOKS).await?;
         server.asked(pod, HOST)?;
         ensure!(entries(pod, "LEARNED")?.is_empty());
         // An agent that does not know the workload forgets it as well.
@@ -284,11 +280,7 @@ async fn without_pins_nothing_stays_attached() -> Result<()> {
     pod.serve(&mut node, &[])?;
     pod.attaches(&HOOKS).await?;
     node.withdraw(pod.cgroup.id())?;
-    let others: Vec<_> = HOOKS
-        .into_iter()
-        .filter(|hook| *hook != "dns_ingress")
-        .collect();
-    pod.attaches(&others).await?;
+    pod.attaches(&SHARED_HOOKS).await?;
     pod.enrol(&mut node)?;
     pod.attaches(&HOOKS).await?;
     drop(node);
