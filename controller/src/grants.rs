@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use connectors::ConnectorId;
+use proxy_common::maps::POLICY_ANY;
 
 /// A pod, as far as grants and nodes need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +85,8 @@ pub trait Directory {
 pub struct Grants {
     /// Each pod's Connectors, by its uid; every pod is in here.
     pub of_pods: BTreeMap<String, BTreeSet<ConnectorId>>,
+    /// Pods that may be granted more, as soon as the questions about them are answered.
+    pub pending: BTreeSet<String>,
     /// Questions that these grants depend on and that have no answer yet. Until they have,
     /// nothing is granted on their behalf.
     pub open: BTreeSet<Review>,
@@ -100,9 +103,17 @@ impl Grants {
         // Pods of one workload share their service account.
         let mut of_accounts = BTreeMap::new();
         for pod in pods {
-            let granted = of_accounts
+            let (granted, complete) = of_accounts
                 .entry((&pod.namespace, &pod.service_account))
-                .or_insert_with(|| granted(pod, directory, reviews, &mut grants.open));
+                .or_insert_with(|| {
+                    let before = grants.open.len();
+                    let granted = granted(pod, directory, reviews, &mut grants.open);
+                    // Nobody else asks about this account.
+                    (granted, grants.open.len() == before)
+                });
+            if !*complete {
+                grants.pending.insert(pod.uid.clone());
+            }
             grants.of_pods.insert(pod.uid.clone(), granted.clone());
         }
         grants
@@ -144,7 +155,7 @@ fn granted(
     }
 }
 
-/// Number of a policy on one node; never 0.
+/// Number of a policy on one node; never 0, nor [`POLICY_ANY`].
 pub type PolicyId = u32;
 
 /// The policies of one node: each distinct set of granted Connectors has an id, and keeps it
@@ -182,7 +193,7 @@ impl Policies {
     /// The first number from `start` that is not in use.
     fn free(&self, start: PolicyId) -> PolicyId {
         let mut id = start;
-        while id == 0 || self.0.values().any(|used| *used == id) {
+        while matches!(id, 0 | POLICY_ANY) || self.0.values().any(|used| *used == id) {
             id = id.wrapping_add(1);
         }
         id

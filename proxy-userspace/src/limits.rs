@@ -14,10 +14,26 @@ pub const TLS_ACCEPT: Duration = Duration::from_secs(30);
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 /// TCP connection to one upstream address.
 pub const CONNECT: Duration = Duration::from_secs(5);
-/// Name resolution.
-pub const RESOLVE: Duration = Duration::from_secs(5);
-/// How long a resolved name is used without asking again.
+/// Name resolution: time for each of the three name servers that there may be.
+pub const RESOLVE: Duration = Duration::from_secs(10);
+/// How long who dials waits for a newer answer when there is an older one (RFC 8767, section 5).
+pub const RESOLVE_STALE: Duration = Duration::from_secs(2);
+/// Least time for which an answer is used, or a failure, whatever its TTL is: a TTL of 0 must
+/// not become a query for each connection.
 pub const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
+/// Longest time for which an answer is used; well below `ADDRESS_LIFE`, so that an address that
+/// is told again stays redirected in between.
+pub const RESOLVE_LATEST: Duration = Duration::from_mins(5);
+/// Longest time for one answer of one name server.
+pub const NAME_SERVER: Duration = Duration::from_secs(3);
+/// Most attempts with one name server.
+pub const NAME_SERVER_ATTEMPTS: u32 = 5;
+/// How often the files of the resolver are looked at.
+pub const NAME_FILES_WATCH: Duration = Duration::from_secs(1);
+/// Largest `resolv.conf`, bytes.
+pub const RESOLV_CONF_BYTES: u64 = 64 * 1024;
+/// Largest `hosts` file, bytes; lists of blocked names are long.
+pub const HOSTS_BYTES: u64 = 16 * 1024 * 1024;
 /// Longest pause before a name that does not resolve is asked for again.
 pub const RESOLVE_BACK_OFF: Duration = Duration::from_mins(1);
 /// How long an address that a name resolved to stays redirected after it was last seen.
@@ -123,6 +139,9 @@ pub const HAND_OVER: Duration = Duration::from_mins(10);
 pub const HAND_OVER_WATCH: Duration = Duration::from_millis(100);
 /// Names that are resolved at the same time.
 pub const RESOLVE_AT_ONCE: usize = 16;
+/// How long a pod stays pending of which a controller that is there knows nothing: a new one is
+/// known within a second or two, a static one never.
+pub const UNKNOWN_POD: Duration = Duration::from_secs(30);
 /// How often the pods in the cgroup tree are looked for without having been notified.
 pub const PODS_AGAIN: Duration = Duration::from_secs(30);
 /// The same while the tree cannot be read or watched.

@@ -136,6 +136,28 @@ fn pods_of_the_host_network_are_granted_like_others() {
 }
 
 #[test]
+fn a_pod_is_pending_until_all_questions_about_it_are_answered() {
+    let pods = [
+        pod("a", "team", "builder"),
+        pod("b", "team", "builder"),
+        pod("c", "team", "reader"),
+        pod("d", "no-connectors", "builder"),
+    ];
+    let mut reviews = Reviews::default();
+    let pending = |reviews: &Reviews| Grants::decide(&pods, &CONNECTORS, reviews).pending;
+    let uids =
+        |uids: &[&str]| -> BTreeSet<String> { uids.iter().map(ToString::to_string).collect() };
+    assert_eq!(pending(&reviews), uids(&["a", "b", "c"]));
+    reviews.answer(review("team", "builder", None), true);
+    assert_eq!(pending(&reviews), uids(&["c"]));
+    reviews.answer(review("team", "reader", None), false);
+    reviews.answer(review("team", "reader", Some("git")), true);
+    assert_eq!(pending(&reviews), uids(&["c"]), "one Connector is open");
+    reviews.answer(review("team", "reader", Some("registry")), false);
+    assert_eq!(pending(&reviews), uids(&[]));
+}
+
+#[test]
 fn a_forgotten_answer_is_asked_for_again() {
     let mut reviews = Reviews::default();
     reviews.answer(review("team", "builder", None), true);
@@ -164,9 +186,10 @@ fn equal_sets_share_a_policy_and_keep_its_id() {
 }
 
 #[test]
-fn policy_ids_skip_zero_and_those_in_use() {
-    let policies = Policies(BTreeMap::from([(set(&[1]), u32::MAX), (set(&[2]), 1)]));
+fn policy_ids_skip_those_in_use_and_those_with_a_meaning() {
+    let policies = Policies(BTreeMap::from([(set(&[1]), u32::MAX - 1), (set(&[2]), 1)]));
     assert_eq!(policies.free(u32::MAX), 2);
+    assert_eq!(policies.free(u32::MAX - 1), 2);
     assert_eq!(policies.free(0), 2);
     assert_eq!(policies.free(7), 7);
 }

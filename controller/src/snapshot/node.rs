@@ -69,7 +69,8 @@ impl Node {
             .map(|pod| {
                 let policy = grants.of_pods.get(&pod.uid);
                 let policy = policy.map_or(0, |set| self.policies.id(set));
-                (pod.uid.clone(), wire::workload(pod, policy))
+                let pending = grants.pending.contains(&pod.uid);
+                (pod.uid.clone(), wire::workload(pod, policy, pending))
             })
             .collect();
         let state = NodeState {

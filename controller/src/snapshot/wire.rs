@@ -63,10 +63,10 @@ pub(super) fn policy_size(connectors: usize) -> usize {
 
 /// What a workload takes of a message at most, bytes.
 pub(super) fn workload_size(pod: &Pod) -> usize {
-    field(workload(pod, PolicyId::MAX).encoded_len())
+    field(workload(pod, PolicyId::MAX, true).encoded_len())
 }
 
-pub(super) fn workload(pod: &Pod, policy: PolicyId) -> wire::Workload {
+pub(super) fn workload(pod: &Pod, policy: PolicyId, pending: bool) -> wire::Workload {
     wire::Workload {
         pod_uid: pod.uid.clone(),
         namespace: pod.namespace.clone(),
@@ -75,6 +75,7 @@ pub(super) fn workload(pod: &Pod, policy: PolicyId) -> wire::Workload {
         policy,
         ips: pod.ips.clone(),
         host_network: pod.host_network,
+        pending,
     }
 }
 

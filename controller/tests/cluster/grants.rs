@@ -1,5 +1,7 @@
 //! Who may use which Connectors.
 
+use fake_apiserver::{Fault, Matching};
+
 use crate::objects;
 use crate::world::World;
 
@@ -85,4 +87,30 @@ async fn a_pod_that_ends_or_goes_is_forgotten() {
     world.delete("Pod", "b").await;
     let update = node.wait_for("none", |it| it.workloads.is_empty()).await;
     assert!(update.connectors.is_empty(), "nobody is there to use it");
+}
+
+#[tokio::test]
+async fn a_pod_whose_reviews_have_no_answer_is_sent_as_pending() {
+    let world = World::with_connector().await;
+    let controller = world.start().await;
+    let mut node = controller.node("node-1");
+    node.wait_for_usable(&["api"]).await;
+    let reviews = Matching::new("create", "subjectaccessreviews");
+    world
+        .handle()
+        .fail_matching(reviews, usize::MAX, Fault::Unavailable);
+    let mut newcomer = objects::pod("team", "b", "node-1");
+    newcomer["spec"]["serviceAccountName"] = "newcomer".into();
+    world.put(newcomer).await;
+    let of = |update: &proxy_common::distribution::NodeUpdate| {
+        let newcomer = update.workloads.iter().find(|it| it.name == "b");
+        newcomer.map(|it| (it.pending, it.policy != 0))
+    };
+    node.wait_for("it", |it| of(it) == Some((true, false)))
+        .await;
+    world.handle().clear_faults();
+    node.wait_for("its grants", |it| {
+        of(it).is_some_and(|(pending, _)| !pending)
+    })
+    .await;
 }

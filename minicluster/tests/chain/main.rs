@@ -3,6 +3,7 @@
 mod agents;
 mod controllers;
 mod credentials;
+mod pending;
 mod pods;
 mod refusals;
 

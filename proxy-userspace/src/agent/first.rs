@@ -33,7 +33,7 @@ impl First {
         }
         let patient = self.since.elapsed() < limits::FIRST_PODS;
         if pods.is_settled(snapshot) || !patient && pods.enrolled() > 0 {
-            node.forget_strangers(|cgroup_id| pods.is_granted(cgroup_id, snapshot))?;
+            node.forget_strangers(|cgroup_id| pods.is_wanted(cgroup_id, snapshot))?;
             self.served = true;
         }
         Ok(())

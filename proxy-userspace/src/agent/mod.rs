@@ -264,18 +264,28 @@ impl Agent {
         let mut pods = Pods::default();
         let mut first = First::new();
         let mut beat = interval(limits::HEARTBEAT);
+        let mut told = Some(Instant::now());
+        pods.set_told(told);
         while let Some(event) = watcher.try_next() {
-            pods.observe(event, &self.snapshot, node);
+            pods.find(event, &self.snapshot, node);
         }
         node.resolve_soon();
         loop {
             first.look(&pods, &self.snapshot, node)?;
             self.report(Some((&pods, first.are_served())));
+            if !*self.connected.borrow() {
+                told = None;
+            }
+            pods.set_told(told);
             let retry = pods.next_retry();
             tokio::select! {
                 event = watcher.next() => pods.observe(event?, &self.snapshot, node),
                 Some(update) = self.updates.recv() => {
                     self.take(&update);
+                    if update.message.full {
+                        told = Some(Instant::now());
+                        pods.set_told(told);
+                    }
                     self.bring_into_force(node)?;
                     node.resolve_soon();
                     pods.follow(&self.snapshot, node);

@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use proxy_common::distribution::{NodeUpdate, Workload as WireWorkload};
+use proxy_common::{
+    distribution::{NodeUpdate, Workload as WireWorkload},
+    maps::POLICY_ANY,
+};
 
 use super::wire::{self, WireError};
 use crate::{
@@ -24,6 +27,8 @@ pub(super) struct Pod {
     /// Empty until its status shows some.
     pub(super) ips: Vec<IpAddr>,
     pub(super) host_network: bool,
+    /// It may be granted more: not all is known yet.
+    pub(super) pending: bool,
 }
 
 /// The state of the node.
@@ -76,8 +81,8 @@ impl Snapshot {
             }
         }
         for policy in &update.policies {
-            if policy.id == 0 {
-                faults.push(WireError::Zero("a policy"));
+            if let Err(fault) = wire::policy(policy.id) {
+                faults.push(fault);
                 continue;
             }
             let connectors = policy.connectors.iter().copied().map(ConnectorId);
@@ -173,13 +178,16 @@ fn as_far_as_signed(granted: &Granted, signed: &BTreeSet<String>) -> Option<Gran
     })
 }
 
+/// A policy that cannot be is none, of which it is not known yet what it grants.
 fn pod(message: &WireWorkload, ips: Vec<IpAddr>) -> Pod {
+    let is_possible = message.policy != POLICY_ANY;
     Pod {
         namespace: message.namespace.clone(),
         name: message.name.clone(),
-        policy: PolicyId(message.policy),
+        policy: PolicyId(if is_possible { message.policy } else { 0 }),
         ips,
         host_network: message.host_network,
+        pending: message.pending || !is_possible,
     }
 }
 
@@ -248,6 +256,23 @@ mod tests {
             workloads: vec![workload("u", 5)],
             ..NodeUpdate::default()
         }
+    }
+
+    #[test]
+    fn the_number_of_all_policies_is_none_of_them() {
+        let mut update = full();
+        update.policies.push(Policy {
+            id: POLICY_ANY,
+            connectors: vec![1],
+        });
+        update.workloads = vec![workload("u", POLICY_ANY)];
+        let mut snapshot = Snapshot::default();
+        let faults = snapshot.apply(&update);
+        assert_eq!(faults, [WireError::Any]);
+        let grants = snapshot.grants(&hosts(&["one.example"]));
+        assert!(!grants.contains_key(&PolicyId(POLICY_ANY)));
+        let pod = snapshot.pod(&PodUid::from("u".to_owned())).expect("a pod");
+        assert_eq!((pod.policy, pod.pending), (PolicyId(0), true));
     }
 
     fn hosts(names: &[&str]) -> BTreeSet<String> {

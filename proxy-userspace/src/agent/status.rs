@@ -41,7 +41,7 @@ pub struct Status {
     pub unsigned_hosts: usize,
     /// Pods that are served.
     pub pods: usize,
-    /// Pods that have Connectors granted and are not served yet.
+    /// Pods that have Connectors granted, or may have, and are not served yet.
     pub waiting_pods: usize,
     /// Connections that are open.
     pub connections: u64,

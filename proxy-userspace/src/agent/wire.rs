@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use proxy_common::distribution::{self as wire, credential::Kind};
+use proxy_common::{
+    distribution::{self as wire, credential::Kind},
+    maps::POLICY_ANY,
+};
 use rustls_pki_types::CertificateDer;
 
 use crate::{
@@ -20,6 +23,12 @@ pub(super) enum WireError {
     /// The number that means "none".
     #[error("{0} has the number 0")]
     Zero(&'static str),
+    /// The number that means "all".
+    #[error(
+        "a policy has the number {POLICY_ANY}, which stands for all policies; update the \
+         controller"
+    )]
+    Any,
     /// A Connector without an address.
     #[error("connector {0} has no address")]
     NoAddress(String),
@@ -123,6 +132,15 @@ pub(super) fn granted(
         },
     };
     Ok((granted, unknown))
+}
+
+/// Whether a policy may have this number.
+pub(super) fn policy(id: u32) -> Result<(), WireError> {
+    match id {
+        0 => Err(WireError::Zero("a policy")),
+        POLICY_ANY => Err(WireError::Any),
+        _ => Ok(()),
+    }
 }
 
 /// The addresses of a pod.

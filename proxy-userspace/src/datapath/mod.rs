@@ -186,6 +186,11 @@ impl Datapath {
         handed_over && entry.is_some_and(|entry| entry.flags & WORKLOAD_PENDING == 0)
     }
 
+    /// Whether there is an entry for a workload.
+    pub fn has_workload(&self, cgroup_id: u64) -> bool {
+        self.workloads.get(&WorkloadKey { cgroup_id }).is_some()
+    }
+
     /// Whether some workload wants what any policy wants.
     pub fn has_unclassified(&self) -> bool {
         let mut workloads = self.workloads.values();

@@ -205,7 +205,7 @@ impl Node {
         }
     }
 
-    /// Has all hosts resolved in the background now, instead of when it is time again.
+    /// Has hosts that are new resolved in the background; all others are when it is time.
     pub fn resolve_soon(&mut self) {
         self.names.soon();
     }
@@ -258,6 +258,11 @@ impl Node {
             enrolled.end(&self.workers);
         }
         Ok(())
+    }
+
+    /// Whether the kernel has an entry for a workload, whoever wrote it.
+    pub fn has_entry(&self, cgroup_id: u64) -> bool {
+        self.datapath.has_workload(cgroup_id)
     }
 
     /// Leaves alone what an earlier agent served and this one does not: workloads that are

@@ -1,8 +1,8 @@
-//! The addresses behind Connectors' host names, asked for again and again.
+//! The addresses behind Connectors' host names, asked for again when an answer grows old.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    io,
+    future::pending,
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -10,16 +10,23 @@ use std::{
 
 use tokio::{
     task::{Id, JoinError, JoinSet},
-    time::{Instant, Interval, MissedTickBehavior, interval_at},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
 };
 
-use crate::{limits, state::Connector, upstream::Resolver};
+use crate::{
+    limits,
+    state::Connector,
+    upstream::{ResolveError, Resolver},
+};
 
 /// Resolves in the background: nothing else may wait for it, and no host for another.
 pub(super) struct Names {
     resolver: Arc<Resolver>,
-    again: Interval,
-    /// Asked for before its time.
+    /// When to look whether the files of the resolver have changed.
+    watch: Interval,
+    /// Of these files, as of when the hosts were asked for.
+    epoch: u64,
+    /// Other hosts may be wanted.
     soon: bool,
     hosts: HashMap<String, Host>,
     /// Hosts that are to be asked for, new ones first.
@@ -36,12 +43,16 @@ struct Host {
     known: bool,
     /// Attempts in a row that failed.
     failures: u32,
-    not_before: Option<Instant>,
+    /// When to ask; `None`: at once.
+    next: Option<Instant>,
+    /// Of the files when it was put into the queue.
+    epoch: u64,
     addresses: BTreeSet<IpAddr>,
 }
 
 struct Answer {
-    error: Option<io::Error>,
+    /// When to ask again.
+    until: Result<Instant, ResolveError>,
     addresses: BTreeSet<IpAddr>,
 }
 
@@ -59,19 +70,26 @@ pub(super) struct News {
     /// A host has other addresses than before.
     pub(super) changed: bool,
     /// Hosts that do not resolve, each only the first time.
-    pub(super) missing: Vec<(String, io::Error)>,
+    pub(super) missing: Vec<Missing>,
+}
+
+/// A host that does not resolve.
+#[derive(Debug)]
+pub(super) struct Missing {
+    host: String,
+    error: String,
+    /// There are addresses from before.
+    known: bool,
 }
 
 impl Names {
     pub(super) fn new(resolver: &Arc<Resolver>) -> Self {
-        let mut again = interval_at(
-            Instant::now() + limits::RESOLVE_AGAIN,
-            limits::RESOLVE_AGAIN,
-        );
-        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = interval_at(Instant::now(), limits::NAME_FILES_WATCH);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             resolver: Arc::clone(resolver),
-            again,
+            watch,
+            epoch: 0,
             soon: false,
             hosts: HashMap::new(),
             queue: VecDeque::new(),
@@ -80,7 +98,7 @@ impl Names {
         }
     }
 
-    /// Has everything resolved now, but for what failed of late.
+    /// Has it [started](Self::start) anew: other hosts may be wanted.
     pub(super) fn soon(&mut self) {
         self.soon = true;
     }
@@ -97,44 +115,73 @@ impl Names {
 
     /// Waits for the next thing to happen. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Event {
-        self.ask();
-        if self.soon {
-            return Event::Due;
-        }
-        tokio::select! {
-            _ = self.again.tick() => Event::Due,
-            Some(done) = self.running.join_next_with_id() => {
-                let mut news = News::default();
-                self.settle(done, &mut news);
-                while let Some(done) = self.running.try_join_next_with_id() {
+        loop {
+            self.ask();
+            if self.soon {
+                return Event::Due;
+            }
+            let next = self.next_due();
+            tokio::select! {
+                _ = self.watch.tick() => self.look_at_files(),
+                () = at(next) => self.queue_due(),
+                Some(done) = self.running.join_next_with_id() => {
+                    let mut news = News::default();
                     self.settle(done, &mut news);
+                    while let Some(done) = self.running.try_join_next_with_id() {
+                        self.settle(done, &mut news);
+                    }
+                    return Event::Done(news);
                 }
-                Event::Done(news)
             }
         }
     }
 
-    /// Resolves `hosts`, so that the resolver knows them, and forgets all others.
+    /// Resolves `hosts`, so that the resolver knows them, and forgets all others. Those that
+    /// are known, or failed of late, are asked for when it is time.
     pub(super) fn start(&mut self, hosts: BTreeSet<String>) {
         self.soon = false;
-        self.again.reset();
         self.hosts.retain(|name, _| hosts.contains(name));
         self.queue.retain(|name| hosts.contains(name));
-        let now = Instant::now();
         // An address needs no resolver.
         for name in hosts.into_iter().filter(|name| !is_address(name)) {
-            let host = self.hosts.entry(name.clone()).or_default();
-            if host.under_way || host.not_before.is_some_and(|time| time > now) {
+            self.hosts.entry(name).or_default();
+        }
+        self.queue_due();
+        self.ask();
+    }
+
+    /// Other files may have other answers, also for what failed.
+    fn look_at_files(&mut self) {
+        let epoch = self.resolver.epoch();
+        if std::mem::replace(&mut self.epoch, epoch) == epoch {
+            return;
+        }
+        for host in self.hosts.values_mut() {
+            host.next = None;
+        }
+        self.queue_due();
+    }
+
+    /// When the next host is to be asked for that is not in the queue.
+    fn next_due(&self) -> Option<Instant> {
+        let waiting = self.hosts.values().filter(|host| !host.under_way);
+        waiting.filter_map(|host| host.next).min()
+    }
+
+    fn queue_due(&mut self) {
+        let now = Instant::now();
+        for (name, host) in &mut self.hosts {
+            if host.under_way || host.next.is_some_and(|time| time > now) {
                 continue;
             }
             host.under_way = true;
+            host.epoch = self.epoch;
             if host.known || host.failures > 0 {
-                self.queue.push_back(name);
+                self.queue.push_back(name.clone());
             } else {
-                self.queue.push_front(name);
+                self.queue.push_front(name.clone());
             }
         }
-        self.ask();
     }
 
     /// Starts as many lookups as there may be.
@@ -161,32 +208,42 @@ impl Names {
             return;
         };
         host.under_way = false;
-        let error = match done {
+        let until = match done {
             Ok((_, answer)) => {
                 news.changed |= answer.addresses != host.addresses;
                 host.addresses = answer.addresses;
-                answer.error
+                answer.until.map_err(|error| error.to_string())
             }
-            Err(error) => Some(io::Error::other(error)),
+            Err(error) => Err(error.to_string()),
         };
-        let Some(error) = error else {
-            host.known = true;
-            host.failures = 0;
-            host.not_before = None;
-            return;
-        };
-        if host.failures == 0 {
-            news.missing.push((name, error));
+        match until {
+            Ok(until) => {
+                host.known = true;
+                host.failures = 0;
+                host.next = Some(until);
+            }
+            Err(error) => {
+                if host.failures == 0 {
+                    news.missing.push(Missing {
+                        host: name,
+                        error,
+                        known: host.known,
+                    });
+                }
+                host.failures = host.failures.saturating_add(1);
+                host.next = Some(Instant::now() + back_off(host.failures));
+            }
         }
-        host.failures = host.failures.saturating_add(1);
-        host.not_before = Some(Instant::now() + back_off(host.failures));
+        // The files changed meanwhile.
+        if host.epoch != self.epoch {
+            host.next = Some(Instant::now());
+        }
     }
 }
 
 async fn ask(resolver: Arc<Resolver>, name: String) -> Answer {
-    let error = resolver.resolve(&name).await.err();
     Answer {
-        error,
+        until: resolver.refresh(&name).await,
         addresses: resolver.known(&name).into_iter().collect(),
     }
 }
@@ -197,13 +254,20 @@ fn back_off(failures: u32) -> Duration {
     (limits::RESOLVE_AGAIN * factor).min(limits::RESOLVE_BACK_OFF)
 }
 
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
 fn is_address(name: &str) -> bool {
     name.parse::<IpAddr>().is_ok()
 }
 
 /// Reports hosts that do not resolve.
 pub(super) fn complain<'a>(
-    missing: &[(String, io::Error)],
+    missing: &[Missing],
     connectors: impl Iterator<Item = &'a Arc<Connector>>,
 ) {
     if missing.is_empty() {
@@ -211,7 +275,7 @@ pub(super) fn complain<'a>(
     }
     let mut users: BTreeMap<&str, BTreeSet<String>> = missing
         .iter()
-        .map(|(host, _)| (host.as_str(), BTreeSet::new()))
+        .map(|missing| (missing.host.as_str(), BTreeSet::new()))
         .collect();
     for connector in connectors {
         for address in connector.addresses() {
@@ -220,20 +284,26 @@ pub(super) fn complain<'a>(
             }
         }
     }
-    for (host, error) in missing {
+    for Missing { host, error, known } in missing {
         let users = users.remove(host.as_str()).unwrap_or_default();
         let users = Vec::from_iter(users).join(", ");
-        tracing::warn!(
-            "cannot resolve {host} of connector {users}: {error}; connections to it get no \
-             credential until it resolves"
-        );
+        if *known {
+            tracing::warn!(
+                "cannot resolve {host} of connector {users} any more: {error}; its last addresses \
+                 are used for {} minutes, and stay redirected until it resolves again",
+                limits::ADDRESS_LIFE.as_secs() / 60
+            );
+        } else {
+            tracing::warn!(
+                "cannot resolve {host} of connector {users}: {error}; connections to it get no \
+                 credential until it resolves"
+            );
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
-
     use super::*;
 
     const GOOD: &str = "localhost";
@@ -277,16 +347,16 @@ mod tests {
         let mut names = Names::new(&Arc::default());
         names.start(hosts(&[BAD, "192.0.2.1"]));
         let news = done(&mut names).await;
-        let [(host, _)] = news.missing.as_slice() else {
+        let [missing] = news.missing.as_slice() else {
             panic!("{:?}", news.missing);
         };
-        assert_eq!(host, BAD);
+        assert_eq!((missing.host.as_str(), missing.known), (BAD, false));
         assert!(!names.are_all_known());
         names.start(hosts(&[BAD]));
         assert!(!names.is_busy(), "it is asked for again at once");
 
         if let Some(host) = names.hosts.get_mut(BAD) {
-            host.not_before = None;
+            host.next = None;
         }
         names.start(hosts(&[BAD]));
         assert!(done(&mut names).await.missing.is_empty());

@@ -2,7 +2,7 @@ use std::{error::Error as _, io, net::SocketAddr, time::Duration};
 
 use rustls::CertificateError;
 
-use super::Endpoint;
+use super::{Endpoint, ResolveError};
 use crate::special::Special;
 
 /// Why an upstream could not be used. Nothing of a request, and no credential, was sent
@@ -31,14 +31,11 @@ pub enum Kind {
 }
 
 impl UpstreamError {
-    pub(super) fn resolve(endpoint: &Endpoint, source: &io::Error) -> Self {
+    pub(super) fn resolve(endpoint: &Endpoint, source: &ResolveError) -> Self {
         let host = &endpoint.address.host;
         Self {
             kind: Kind::Resolve,
-            message: format!(
-                "cannot resolve {host}: {source}; check the Connector's spec.address and the \
-                 resolver of the machine that runs Postern"
-            ),
+            message: format!("cannot resolve {host}: {source}"),
         }
     }
 

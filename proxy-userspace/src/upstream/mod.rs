@@ -13,7 +13,7 @@ mod tests;
 
 pub use body::{Body, BodyError, empty, full, incoming};
 pub use error::{Kind as ErrorKind, UpstreamError};
-pub use resolve::Resolver;
+pub use resolve::{ResolveError, Resolver};
 pub use splice::{reset, splice};
 
 use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};

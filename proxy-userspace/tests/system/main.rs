@@ -10,6 +10,7 @@ mod hosts;
 mod kernel;
 mod lifecycle;
 mod load;
+mod names;
 mod node;
 mod pods;
 mod registry;

@@ -90,6 +90,35 @@ fn open_reviews_are_asked_for() {
 }
 
 #[test]
+fn a_pod_is_sent_before_it_is_known_what_it_is_granted() {
+    let (catalog, mut node, mut reviews) = scene();
+    node.upsert(pod("3", "team", "newcomer"));
+    let mut feed = Feed::default();
+    let update = feed.next(&state(&mut node, &catalog, &reviews));
+    let update = update.expect("a message");
+    let of = |update: &wire::NodeUpdate, uid: &str| {
+        let workload = update.workloads.iter().find(|it| it.pod_uid == uid);
+        workload.map(|it| (it.pending, it.policy != 0))
+    };
+    assert_eq!(of(&update, "3"), Some((true, false)));
+    assert_eq!(of(&update, "1"), Some((false, true)));
+    assert_eq!(
+        of(&update, "2"),
+        Some((true, false)),
+        "each Connector is open"
+    );
+
+    // A no is an answer as well.
+    for connector in [None, Some("a"), Some("b")] {
+        reviews.answer(review("newcomer", connector), false);
+    }
+    let update = feed.next(&state(&mut node, &catalog, &reviews));
+    let update = update.expect("a message");
+    assert_eq!(of(&update, "3"), Some((false, false)));
+    assert_eq!(update.workloads.len(), 1);
+}
+
+#[test]
 fn nothing_is_sent_when_nothing_changed() {
     let (catalog, mut node, reviews) = scene();
     let mut feed = Feed::default();

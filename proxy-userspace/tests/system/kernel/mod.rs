@@ -11,7 +11,7 @@ mod floods;
 mod identity;
 mod kinds;
 mod links;
-mod name_server;
+pub(crate) mod name_server;
 mod packets;
 mod pending;
 mod probe;

@@ -1,5 +1,8 @@
 //! Pods of this node: cgroups that are seen here, paired with what the controller knows of
-//! them, and enrolled as soon as both and the network namespace are there.
+//! them, and enrolled as soon as both and the network namespace are there. Until then they are
+//! pending: what a Connector wants is refused to them.
+
+mod step;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,12 +10,14 @@ use tokio::time::Instant;
 
 use super::snapshot::{Pod, Snapshot};
 use crate::{
+    limits,
     node::{Node, NodeError},
     workload::{
         NetNs, PolicyId, Workload,
         pods::{PodCgroup, PodEvent, find_netns, holds_process},
     },
 };
+use step::{Enrolled, Facts, State, Step, step, stranger_from};
 
 /// How soon a namespace that was not there is looked for again, by the age of the pod's
 /// cgroup. The first process comes with the sandbox, mostly within a second; a pod that has
@@ -25,40 +30,41 @@ const LOOK_AGAIN: [(Duration, Duration); 3] = [
 
 /// The pods whose cgroups are there.
 #[derive(Default)]
-pub(super) struct Pods(HashMap<u64, Seen>);
+pub(super) struct Pods {
+    seen: HashMap<u64, Seen>,
+    /// Since when the controller says what it knows; `None` while it is away.
+    told: Option<Instant>,
+}
 
 struct Seen {
     cgroup: PodCgroup,
     since: Instant,
     /// When to try again; `None` when there is nothing to try for.
     next: Option<Instant>,
-    enrolled: Option<Enrolled>,
+    state: State,
+    /// It has nothing to do with Postern, as far as is known.
+    left_alone: bool,
     /// Why the last attempt to serve it failed, if it did.
     failure: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Enrolled {
-    policy: PolicyId,
-    /// Whether the namespace is known to hold the pod's address.
-    verified: bool,
-    /// Inode of the namespace; 0 is the node's own.
-    netns: u64,
-}
-
-/// What is to be done for a pod.
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Nothing,
-    /// Find its namespace, and listen there unless that is so already.
-    Place(PolicyId),
-    /// Other Connectors for the same listeners.
-    Policy(PolicyId),
-}
-
 impl Pods {
+    /// A pod's cgroup was there before this agent. One that nobody knows, neither the controller
+    /// nor whoever wrote the kernel's maps before, is left as it is.
+    pub(super) fn find(&mut self, event: PodEvent, snapshot: &Snapshot, node: &mut Node) {
+        let left_alone = match &event {
+            PodEvent::Appeared(cgroup) => !node.has_entry(cgroup.cgroup_id),
+            PodEvent::Vanished(_) => false,
+        };
+        self.take(event, left_alone, snapshot, node);
+    }
+
     /// A cgroup came or went.
     pub(super) fn observe(&mut self, event: PodEvent, snapshot: &Snapshot, node: &mut Node) {
+        self.take(event, false, snapshot, node);
+    }
+
+    fn take(&mut self, event: PodEvent, left_alone: bool, snapshot: &Snapshot, node: &mut Node) {
         match event {
             PodEvent::Appeared(cgroup) => {
                 tracing::debug!(pod = %cgroup.uid, cgroup = cgroup.cgroup_id, "a pod's cgroup appeared");
@@ -67,15 +73,16 @@ impl Pods {
                     cgroup,
                     since: Instant::now(),
                     next: None,
-                    enrolled: None,
+                    state: State::Absent,
+                    left_alone,
                     failure: None,
                 };
-                self.0.insert(id, seen);
+                self.seen.insert(id, seen);
                 self.advance(id, snapshot, node);
             }
             PodEvent::Vanished(cgroup) => {
-                let gone = self.0.remove(&cgroup.cgroup_id);
-                if gone.is_some_and(|seen| seen.enrolled.is_some()) {
+                let gone = self.seen.remove(&cgroup.cgroup_id);
+                if gone.is_some_and(|seen| seen.state != State::Absent) {
                     tracing::debug!(pod = %cgroup.uid, "a pod is gone");
                     match node.withdraw(cgroup.cgroup_id) {
                         Ok(()) | Err(NodeError::Replaced) => {}
@@ -88,9 +95,14 @@ impl Pods {
         }
     }
 
+    /// The controller tells what it knows since then, or is away.
+    pub(super) fn set_told(&mut self, told: Option<Instant>) {
+        self.told = told;
+    }
+
     /// The snapshot changed: every pod is looked at.
     pub(super) fn follow(&mut self, snapshot: &Snapshot, node: &mut Node) {
-        let all: Vec<_> = self.0.keys().copied().collect();
+        let all: Vec<_> = self.seen.keys().copied().collect();
         for id in all {
             self.advance(id, snapshot, node);
         }
@@ -98,14 +110,14 @@ impl Pods {
 
     /// When [`Self::retry`] has something to do; `None`: not before something changes.
     pub(super) fn next_retry(&self) -> Option<Instant> {
-        self.0.values().filter_map(|seen| seen.next).min()
+        self.seen.values().filter_map(|seen| seen.next).min()
     }
 
-    /// Looks again for namespaces that were not there.
+    /// Looks again for namespaces that were not there, and for pods that are strangers by now.
     pub(super) fn retry(&mut self, snapshot: &Snapshot, node: &mut Node) {
         let now = Instant::now();
         let due: Vec<_> = self
-            .0
+            .seen
             .iter()
             .filter(|(_, seen)| seen.next.is_some_and(|next| next <= now))
             .map(|(id, _)| *id)
@@ -117,48 +129,66 @@ impl Pods {
 
     /// How many pods are served.
     pub(super) fn enrolled(&self) -> usize {
-        self.0.values().filter(|it| it.enrolled.is_some()).count()
+        let all = self.seen.values();
+        all.filter(|it| matches!(it.state, State::Enrolled(_)))
+            .count()
     }
 
     /// Whether every pod that has something granted is served, or has no process yet that
     /// could want it.
     pub(super) fn is_settled(&self, snapshot: &Snapshot) -> bool {
-        self.0.values().all(|seen| {
-            let pod = snapshot.pod(&seen.cgroup.uid);
-            seen.failure.is_none() || step(seen.enrolled, pod) == Step::Nothing
-        })
+        self.seen
+            .values()
+            .all(|seen| seen.failure.is_none() || self.step(seen, snapshot) == Step::Nothing)
     }
 
-    /// Whether the cgroup is that of a pod that has something granted.
-    pub(super) fn is_granted(&self, cgroup_id: u64, snapshot: &Snapshot) -> bool {
-        let seen = self.0.get(&cgroup_id);
-        let pod = seen.and_then(|seen| snapshot.pod(&seen.cgroup.uid));
-        pod.is_some_and(|pod| pod.policy.0 != 0)
+    /// Whether the cgroup is that of a pod that has something granted, or may have.
+    pub(super) fn is_wanted(&self, cgroup_id: u64, snapshot: &Snapshot) -> bool {
+        let seen = self.seen.get(&cgroup_id);
+        seen.is_some_and(|seen| seen.state != State::Absent || seen.is_granted(snapshot))
     }
 
-    /// How many have something granted and no listener yet.
+    /// How many have something granted, or may have, and no listener yet.
     pub(super) fn waiting(&self, snapshot: &Snapshot) -> usize {
-        let waits =
-            |(id, seen): &(&u64, &Seen)| seen.enrolled.is_none() && self.is_granted(**id, snapshot);
-        self.0.iter().filter(waits).count()
+        let waits = |seen: &&Seen| match seen.state {
+            State::Enrolled(_) => false,
+            State::Pending(_) => true,
+            State::Absent => seen.is_granted(snapshot),
+        };
+        self.seen.values().filter(waits).count()
     }
 
     fn advance(&mut self, id: u64, snapshot: &Snapshot, node: &mut Node) {
-        let Some(seen) = self.0.get_mut(&id) else {
+        let Some(mut seen) = self.seen.remove(&id) else {
             return;
         };
         let pod = snapshot.pod(&seen.cgroup.uid);
-        let outcome = match (step(seen.enrolled, pod), pod) {
+        let outcome = match (self.step(&seen, snapshot), pod) {
             (Step::Place(policy), Some(pod)) => seen.place(pod, policy, node),
             (Step::Policy(policy), _) => seen.set_policy(policy, node),
+            (Step::Pend, _) => seen.pend(None, node),
+            (Step::LeaveAlone, _) => seen.leave_alone(pod, node),
             _ => Ok(()),
         };
         seen.note(outcome);
-        let wants_more = matches!(
-            step(seen.enrolled, snapshot.pod(&seen.cgroup.uid)),
-            Step::Place(_) | Step::Policy(_)
-        );
-        seen.next = wants_more.then(|| Instant::now() + look_again(seen.since.elapsed()));
+        seen.next = match self.step(&seen, snapshot) {
+            Step::Nothing if seen.state == State::Pending(None) && pod.is_none() => {
+                stranger_from(seen.since, self.told)
+            }
+            Step::Nothing => None,
+            _ => Some(Instant::now() + look_again(seen.since.elapsed())),
+        };
+        self.seen.insert(id, seen);
+    }
+
+    fn step(&self, seen: &Seen, snapshot: &Snapshot) -> Step {
+        let from = stranger_from(seen.since, self.told);
+        step(Facts {
+            state: seen.state,
+            left_alone: seen.left_alone,
+            is_stranger: from.is_some_and(|from| from <= Instant::now()),
+            pod: snapshot.pod(&seen.cgroup.uid),
+        })
     }
 }
 
@@ -179,10 +209,25 @@ impl Seen {
         self.failure = failure;
     }
 
+    fn is_granted(&self, snapshot: &Snapshot) -> bool {
+        let pod = snapshot.pod(&self.cgroup.uid);
+        pod.is_some_and(|pod| pod.policy.0 != 0)
+    }
+
+    /// Enrols it if that can be, and else has refused to it what it would be served.
     fn place(&mut self, pod: &Pod, policy: PolicyId, node: &mut Node) -> Result<(), NodeError> {
+        let placed = self.enrol(pod, policy, node);
+        if !matches!(self.state, State::Enrolled(_)) && !matches!(placed, Err(NodeError::Replaced))
+        {
+            // While something is open, it may be more than that.
+            self.pend((!pod.pending).then_some(policy), node)?;
+        }
+        placed
+    }
+
+    fn enrol(&mut self, pod: &Pod, policy: PolicyId, node: &mut Node) -> Result<(), NodeError> {
         let (netns, inode) = if pod.host_network {
-            // The agent's own connections to upstreams must not come back to it.
-            if holds_process(&self.cgroup.path, std::process::id())? {
+            if self.is_own()? {
                 return Ok(());
             }
             (NetNs::own(), 0)
@@ -199,8 +244,8 @@ impl Seen {
             verified: pod.host_network || !pod.ips.is_empty(),
             netns: inode,
         };
-        let same_place = self.enrolled.is_some_and(|it| it.netns == inode);
-        if same_place {
+        let is_same_place = matches!(self.state, State::Enrolled(now) if now.netns == inode);
+        if is_same_place {
             node.set_policy(self.cgroup.cgroup_id, policy)?;
         } else {
             let workload = Workload {
@@ -216,28 +261,49 @@ impl Seen {
                 "serving a pod"
             );
         }
-        self.enrolled = Some(enrolled);
+        self.state = State::Enrolled(enrolled);
+        Ok(())
+    }
+
+    fn pend(&mut self, policy: Option<PolicyId>, node: &mut Node) -> Result<(), NodeError> {
+        let pending = State::Pending(policy);
+        if self.state == pending || self.is_own()? {
+            return Ok(());
+        }
+        node.pend(self.cgroup.cgroup_id, policy, &self.cgroup.path)?;
+        self.state = pending;
         Ok(())
     }
 
     fn set_policy(&mut self, policy: PolicyId, node: &mut Node) -> Result<(), NodeError> {
         node.set_policy(self.cgroup.cgroup_id, policy)?;
-        if let Some(enrolled) = &mut self.enrolled {
+        if let State::Enrolled(enrolled) = &mut self.state {
             enrolled.policy = policy;
         }
         Ok(())
     }
-}
 
-/// A pod that was never granted anything is not enrolled: the kernel leaves it alone. One
-/// whose grants were taken away stays, so that the requests that it is making get an answer.
-fn step(enrolled: Option<Enrolled>, pod: Option<&Pod>) -> Step {
-    let wanted = pod.map_or(PolicyId(0), |pod| pod.policy);
-    match (enrolled, pod) {
-        (None, Some(_)) if wanted.0 != 0 => Step::Place(wanted),
-        (Some(now), Some(pod)) if !now.verified && !pod.ips.is_empty() => Step::Place(wanted),
-        (Some(now), _) if now.policy != wanted => Step::Policy(wanted),
-        _ => Step::Nothing,
+    fn leave_alone(&mut self, pod: Option<&Pod>, node: &mut Node) -> Result<(), NodeError> {
+        if self.state != State::Absent {
+            node.withdraw(self.cgroup.cgroup_id)?;
+            self.state = State::Absent;
+        }
+        if pod.is_none() && !self.left_alone {
+            tracing::warn!(
+                pod = %self.cgroup.uid,
+                "the controller knows nothing of a pod that has been here for {} s, as it is with \
+                 static pods: it is left alone until the controller does",
+                limits::UNKNOWN_POD.as_secs()
+            );
+        }
+        self.left_alone = true;
+        Ok(())
+    }
+
+    /// Whether it is this agent's: its own connections to upstreams must not come back to it,
+    /// nor be refused.
+    fn is_own(&self) -> Result<bool, NodeError> {
+        Ok(holds_process(&self.cgroup.path, std::process::id())?)
     }
 }
 
@@ -251,58 +317,6 @@ fn look_again(age: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn pod(policy: u32, ips: &[&str]) -> Pod {
-        Pod {
-            namespace: "team".into(),
-            name: "pod".into(),
-            policy: PolicyId(policy),
-            ips: ips
-                .iter()
-                .map(|ip| ip.parse().expect("an address"))
-                .collect(),
-            host_network: false,
-        }
-    }
-
-    fn enrolled(policy: u32, verified: bool) -> Enrolled {
-        Enrolled {
-            policy: PolicyId(policy),
-            verified,
-            netns: 7,
-        }
-    }
-
-    #[test]
-    fn only_pods_with_grants_are_enrolled() {
-        assert_eq!(step(None, None), Step::Nothing);
-        assert_eq!(step(None, Some(&pod(0, &["192.0.2.1"]))), Step::Nothing);
-        assert_eq!(step(None, Some(&pod(3, &[]))), Step::Place(PolicyId(3)));
-    }
-
-    #[test]
-    fn the_place_is_verified_once_the_address_is_known() {
-        let known = pod(3, &["192.0.2.1"]);
-        assert_eq!(
-            step(Some(enrolled(3, false)), Some(&pod(3, &[]))),
-            Step::Nothing
-        );
-        let again = step(Some(enrolled(3, false)), Some(&known));
-        assert_eq!(again, Step::Place(PolicyId(3)));
-        assert_eq!(step(Some(enrolled(3, true)), Some(&known)), Step::Nothing);
-    }
-
-    #[test]
-    fn grants_that_change_or_go_change_the_policy() {
-        let known = pod(4, &["192.0.2.1"]);
-        let other = step(Some(enrolled(3, true)), Some(&known));
-        assert_eq!(other, Step::Policy(PolicyId(4)));
-        assert_eq!(
-            step(Some(enrolled(3, true)), None),
-            Step::Policy(PolicyId(0))
-        );
-        assert_eq!(step(Some(enrolled(0, true)), None), Step::Nothing);
-    }
 
     #[test]
     fn the_search_slows_down() {
