@@ -17,6 +17,7 @@ use postern::{
     workload::PolicyId,
 };
 use rustls_pki_types::CertificateDer;
+use tokio::time::timeout;
 
 use crate::{
     rig::{CURL_REFUSED, POLICY, Pod, policy, settled},
@@ -27,6 +28,12 @@ fn start(pod: &Pod, granted: &[Granted]) -> Result<Node> {
     let mut node = Node::start(pod.proxy()?, pod.cgroup.levels())?;
     pod.serve(&mut node, granted)?;
     Ok(node)
+}
+
+/// Gives a sign of life. On a busy machine a map is not full before the kernel has waited too
+/// long for one.
+async fn beat(node: &mut Node) {
+    let _ = timeout(limits::CLAIM_WATCH, node.keep_up()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -227,6 +234,7 @@ async fn a_policy_that_fills_the_map_leaves_room_for_the_others() -> Result<()> 
     let policies = BTreeMap::from([(PolicyId(0), vec![huge]), (POLICY, vec![small])]);
     let refused = node.set_policies(policies, &Roots::none())?;
     ensure!(refused.is_empty(), "{refused:?}");
+    beat(&mut node).await;
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
     Ok(())
 }
@@ -254,6 +262,7 @@ async fn connectors_without_a_place_in_the_kernel_work_all_the_same() -> Result<
         vec![pod.connector(20_000, Scheme::Http, port, "token")],
     );
     node.set_policies(all, &Roots::none())?;
+    beat(&mut node).await;
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
     ensure!(node.stats()?.redirected == 1);
     Ok(())

@@ -37,8 +37,8 @@ async fn after_a_failure_the_earlier_programs_are_back() -> Result<()> {
     // The last one cannot be pinned when the others have been replaced.
     let link = link(&pod, "getpeername6");
     fs::remove_file(&link)?;
-    let in_the_way = pod.pinned(&format!("new-getpeername6-{}", pod.cgroup.id()));
-    fs::create_dir(&in_the_way)?;
+    let path = pod.pinned(&format!("new-getpeername6-{}", pod.cgroup.id()));
+    let in_the_way = InTheWay::new(path)?;
     let failed = pod.agent(&[]).await;
     let error = failed.err().context("it attached")?.to_string();
     ensure!(error.contains("new-getpeername6"), "{error}");
@@ -51,9 +51,25 @@ async fn after_a_failure_the_earlier_programs_are_back() -> Result<()> {
     let own = HOOKS.len() - SHARED_HOOKS.len();
     ensure!(changed.count() == own, "{before:?}, then {after:?}");
 
-    fs::remove_dir(&in_the_way)?;
+    drop(in_the_way);
     drop(pod.agent(&[]).await?);
     pod.attaches(&HOOKS).await
+}
+
+/// A directory where something is to be pinned; it goes with the value, whatever the test finds.
+struct InTheWay(PathBuf);
+
+impl InTheWay {
+    fn new(path: PathBuf) -> Result<Self> {
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for InTheWay {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
