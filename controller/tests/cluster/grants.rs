@@ -1,6 +1,7 @@
 //! Who may use which Connectors.
 
 use fake_apiserver::{Fault, Matching};
+use serde_json::json;
 
 use crate::objects;
 use crate::world::World;
@@ -99,6 +100,13 @@ async fn a_pod_whose_reviews_have_no_answer_is_sent_as_pending() {
     world
         .handle()
         .fail_matching(reviews, usize::MAX, Fault::Unavailable);
+    world
+        .put(json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"namespace": "team", "name": "newcomer"},
+        }))
+        .await;
     let mut newcomer = objects::pod("team", "b", "node-1");
     newcomer["spec"]["serviceAccountName"] = "newcomer".into();
     world.put(newcomer).await;

@@ -89,7 +89,7 @@ impl Names {
         Self {
             resolver: Arc::clone(resolver),
             watch,
-            epoch: 0,
+            epoch: resolver.epoch(),
             soon: false,
             hosts: HashMap::new(),
             queue: VecDeque::new(),

@@ -1,17 +1,21 @@
 //! A node whose Connector's host has another address after a while.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket},
     process::Command,
     sync::{Arc, Mutex},
+    thread,
 };
 
 use anyhow::{Result, bail, ensure};
 use hickory_proto::rr::RecordType;
+use nix::net::if_::if_nametoindex;
 use postern::{
     node::{Granted, Node},
     state::Scheme,
+    upstream::Resolver,
 };
+use testkit::{TempDir, run_ok};
 
 use crate::{
     hosts::with_name_server,
@@ -88,4 +92,35 @@ fn another_address_is_redirected_once_the_ttl_of_the_first_has_ended() -> Result
         }
         Ok(())
     })
+}
+
+#[test]
+fn a_link_local_name_server_is_asked_over_its_interface() -> Result<()> {
+    let pod = Pod::new("link-local")?;
+    let mut add = pod.sandbox.command("ip");
+    add.args(["address", "add", "fe80::53/64", "dev", "eth0", "nodad"]);
+    run_ok(add)?;
+    let files = TempDir::new("resolver")?;
+    let resolve = || {
+        pod.sandbox.enter_network()?;
+        let index = if_nametoindex("eth0")?;
+        let any_port = SocketAddrV6::new("fe80::53".parse()?, 0, 0, index);
+        let socket = UdpSocket::bind(any_port)?;
+        let port = socket.local_addr()?.port();
+        let expected: IpAddr = "192.0.2.9".parse()?;
+        NameServer::serve(socket, "fe80::53".parse()?, move |query| {
+            vec![reply(query, &[address(HOST, expected)])]
+        });
+        for zone in ["eth0".to_owned(), index.to_string()] {
+            let servers = files.write("resolv.conf", format!("nameserver fe80::53%{zone}\n"))?;
+            let resolver = Resolver::with_files(servers, files.join("hosts"), port);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let found = runtime.block_on(resolver.resolve(HOST))?;
+            ensure!(*found == [expected], "{found:?}");
+        }
+        Ok(())
+    };
+    thread::scope(|scope| scope.spawn(resolve).join()).expect("no panic")
 }
