@@ -270,8 +270,11 @@ pub fn unload(base: &Path) -> Result<Vec<Unloaded>, DatapathError> {
 pub(super) fn find(base: &Path) -> Result<PathBuf, DatapathError> {
     let directory = base.join(format!("{DIRECTORY}{ABI}"));
     if directory.join("CONFIG").exists() {
-        check_layouts(&directory)?;
-        return Ok(directory);
+        return match check_layouts(&directory) {
+            Ok(()) => Ok(directory),
+            Err(DatapathError::Layout { path }) => Err(DatapathError::OtherVersion { path }),
+            Err(error) => Err(error),
+        };
     }
     let mut others = directories(base)?.into_iter();
     match others.rfind(|other| *other != directory) {
