@@ -265,8 +265,11 @@ fn lock_all(base: &Path, own: &Path) -> Result<Result<Vec<Locked>, Vec<PathBuf>>
 pub(super) fn find(base: &Path) -> Result<PathBuf, DatapathError> {
     let own = directory::of_version(base, ABI);
     if own.join("CONFIG").exists() {
-        check_layouts(&own)?;
-        return Ok(own);
+        return match check_layouts(&own) {
+            Ok(()) => Ok(own),
+            Err(DatapathError::Layout { path }) => Err(DatapathError::OtherVersion { path }),
+            Err(error) => Err(error),
+        };
     }
     let mut others = directory::all(base)?.into_iter();
     match others.rfind(|other| *other != own) {

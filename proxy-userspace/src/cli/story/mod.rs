@@ -282,7 +282,7 @@ fn list(items: &[impl ToString]) -> String {
 fn duration(ms: u64) -> String {
     let seconds = ms / 1_000;
     match seconds {
-        0..10 if ms % 1_000 == 0 => format!("{seconds} s"),
+        0..10 if ms.is_multiple_of(1_000) => format!("{seconds} s"),
         0..10 => format!("{seconds}.{} s", ms % 1_000 / 100),
         10..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),

@@ -82,8 +82,8 @@ struct Findings<'a> {
     now_ns: u64,
     boot_ns: u64,
     caller: Option<Caller>,
-    /// Entry of a host that is a name; `None` for an address.
-    host: Option<Option<maps::Destination>>,
+    /// Entry of a host that is a name.
+    host: Option<maps::Destination>,
     addresses: Vec<Found>,
 }
 
@@ -106,18 +106,15 @@ fn host(
     asker: &Asker<'_>,
     question: &Question,
     caller: Option<&Caller>,
-) -> Option<Option<maps::Destination>> {
+) -> Option<maps::Destination> {
     let Host::Name(name) = &question.host else {
         return None;
     };
-    let entry = caller.and_then(|caller| {
-        asker.hostname(HostnameKey {
-            name: dns::hash(name)?,
-            policy: caller.workload.policy,
-            pad: 0,
-        })
-    });
-    Some(entry)
+    asker.hostname(HostnameKey {
+        name: dns::hash(name)?,
+        policy: caller?.workload.policy,
+        pad: 0,
+    })
 }
 
 /// The addresses that may be dialled, each with what becomes of it.
@@ -140,9 +137,8 @@ fn addresses(
         .filter(|(_, learned)| learned.names.contains(&hash))
         .map(|(key, _)| (ip_address(key.addr), false))
         .collect();
-    let connector = host(asker, question, Some(caller))
-        .flatten()
-        .map_or(0, |entry| entry.connector);
+    let entry = host(asker, question, Some(caller));
+    let connector = entry.map_or(0, |entry| entry.connector);
     // Which address belongs to which host only the agent knows.
     if connector != 0 {
         for (key, entry) in view.destinations_of(caller.workload.policy)? {

@@ -195,7 +195,7 @@ pub(super) fn tell(findings: &Findings<'_>) -> Report {
         Host::Address(_) => None,
         Host::Name(name) => Some(Name {
             hash: dns::hash(name).map(hex),
-            wanted: findings.host.flatten().map(entry),
+            wanted: findings.host.map(entry),
         }),
     };
     let levels = config.levels.iter().take_while(|level| **level != 0);

@@ -172,7 +172,7 @@ async fn a_pending_pod_stays_so_when_agents_come_and_go() -> Result<()> {
     let port = pod.upstream(Scheme::Http).await?;
     let granted = pod.connector(1, Scheme::Http, port, "token");
     let id = pod.cgroup.id();
-    let mut first = idle(&pod, policy(&[granted.clone()])).await?;
+    let mut first = idle(&pod, policy(std::slice::from_ref(&granted))).await?;
     first.pend(id, None, pod.cgroup.path())?;
     drop(first);
     ensure!(is_refused(&pod, port)?);
