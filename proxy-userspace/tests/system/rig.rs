@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use postern::{
     datapath::unload,
+    limits,
     node::{Binding, Granted, Node},
     proxy::Proxy,
     state::{
@@ -45,6 +46,17 @@ pub(crate) const CURL_REFUSED: i32 = 7;
 pub(crate) const POLICY: PolicyId = PolicyId(1);
 /// Longer than any test.
 const PATIENCE: Duration = Duration::from_hours(1);
+/// Set on a machine that is too slow for the times that hold in production.
+const SLOW: &str = "POSTERN_TEST_SLOW";
+
+/// How long the kernel counts on a node that gives signs of life.
+pub(crate) fn grace() -> Duration {
+    if std::env::var_os(SLOW).is_some() {
+        PATIENCE
+    } else {
+        limits::GRACE
+    }
+}
 
 /// Directory of what is pinned, below that of an agent.
 pub(crate) fn abi() -> String {
@@ -149,12 +161,12 @@ impl Pod {
     /// What an agent does once it has its first snapshot. The kernel counts on it for as long
     /// as a test lasts, because few tests let it give signs of life.
     pub(crate) fn serve(&self, node: &mut Node, granted: &[Granted]) -> Result<()> {
+        node.set_grace(PATIENCE)?;
         let refused = node.set_policies(policy(granted), &Roots::none())?;
         ensure!(refused.is_empty(), "{refused:?}");
         self.enrol(node)?;
         node.attach(self.cgroup.directory())?;
         node.forget_strangers(|_| false)?;
-        node.set_grace(PATIENCE)?;
         Ok(())
     }
 

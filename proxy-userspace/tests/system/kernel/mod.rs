@@ -3,5 +3,6 @@
 
 mod decisions;
 mod dns;
+mod features;
 mod name_server;
 mod take_over;
