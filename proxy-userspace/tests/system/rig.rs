@@ -18,7 +18,6 @@ use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use postern::{
     datapath::unload,
-    limits,
     node::{Binding, Granted, Node},
     proxy::Proxy,
     state::{
@@ -46,16 +45,13 @@ pub(crate) const CURL_REFUSED: i32 = 7;
 pub(crate) const POLICY: PolicyId = PolicyId(1);
 /// Longer than any test.
 const PATIENCE: Duration = Duration::from_hours(1);
-/// Set on a machine that is too slow for the times that hold in production.
-const SLOW: &str = "POSTERN_TEST_SLOW";
+/// How many times slower this machine is than one of production; 1 if it is not set.
+const SLOWNESS: &str = "POSTERN_TEST_SLOWNESS";
 
-/// How long the kernel counts on a node that gives signs of life.
-pub(crate) fn grace() -> Duration {
-    if std::env::var_os(SLOW).is_some() {
-        PATIENCE
-    } else {
-        limits::GRACE
-    }
+/// A time that holds in production, stretched to this machine.
+pub(crate) fn stretched(time: Duration) -> Duration {
+    let times = std::env::var(SLOWNESS).ok();
+    time * times.and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 
 /// Directory of what is pinned, below that of an agent.

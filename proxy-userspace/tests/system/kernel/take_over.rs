@@ -13,7 +13,7 @@ use postern::{
 use testkit::{TempDir, command::stdout_of, run_ok};
 
 use crate::{
-    rig::{CURL_REFUSED, HOOKS, Pod, abi, grace, policy},
+    rig::{CURL_REFUSED, HOOKS, Pod, abi, policy, stretched},
     support::{output, stderr, stdout},
 };
 
@@ -40,12 +40,13 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
         .spawn()?;
 
     // Until it is told to go.
-    incumbent.set_grace(grace())?;
+    incumbent.set_grace(stretched(limits::GRACE))?;
     let first = tokio::spawn(async move {
         let end = incumbent.keep_up().await;
         (incumbent, end)
     });
     let mut newcomer = Node::take_over(pod.proxy()?, pod.cgroup.levels(), pod.pins()).await?;
+    newcomer.set_grace(stretched(limits::GRACE))?;
     let (mut incumbent, end) = first.await?;
     ensure!(matches!(end, NodeError::Replaced), "{end}");
     ensure!(matches!(
@@ -60,7 +61,7 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
     pod.attaches(&HOOKS).await?;
 
     // Told to come again at some time, the client does not lose an answer until then.
-    newcomer.set_grace(grace())?;
+    newcomer.set_grace(stretched(limits::GRACE))?;
     let second = tokio::spawn(async move { newcomer.keep_up().await });
     while !open.get(&host)?.closes {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
