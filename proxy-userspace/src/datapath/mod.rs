@@ -355,10 +355,10 @@ impl Datapath {
         self.write_config()
     }
 
-    /// Changes the age of a sign of life from which Postern counts as gone.
+    /// Changes the age of a sign of life from which Postern counts as gone, and gives one.
     pub fn set_grace(&mut self, grace_ns: u64) -> Result<(), DatapathError> {
         self.settings.grace_ns = grace_ns;
-        self.write_config()
+        self.heartbeat()
     }
 
     /// Tells the kernel that nobody serves from now on, without making it wait.

@@ -295,8 +295,8 @@ impl Node {
         }
     }
 
-    /// Has the kernel count on this node for that long after its last sign of life, instead of
-    /// for [`limits::GRACE`].
+    /// Has the kernel count on this node for that long after a sign of life, instead of for
+    /// [`limits::GRACE`]. This is one.
     pub fn set_grace(&mut self, grace: Duration) -> Result<(), NodeError> {
         self.check_writer()?;
         Ok(self.datapath.set_grace(nanoseconds(grace))?)

@@ -45,6 +45,14 @@ pub(crate) const CURL_REFUSED: i32 = 7;
 pub(crate) const POLICY: PolicyId = PolicyId(1);
 /// Longer than any test.
 const PATIENCE: Duration = Duration::from_hours(1);
+/// How many times slower this machine is than one of production; 1 if it is not set.
+const SLOWNESS: &str = "POSTERN_TEST_SLOWNESS";
+
+/// A time that holds in production, stretched to this machine.
+pub(crate) fn stretched(time: Duration) -> Duration {
+    let times = std::env::var(SLOWNESS).ok();
+    time * times.and_then(|times| times.parse().ok()).unwrap_or(1)
+}
 
 /// Directory of what is pinned, below that of an agent.
 pub(crate) fn abi() -> String {
@@ -215,12 +223,12 @@ impl Pod {
     /// What an agent does once it has its first snapshot. The kernel counts on it for as long
     /// as a test lasts, because few tests let it give signs of life.
     pub(crate) fn serve(&self, node: &mut Node, granted: &[Granted]) -> Result<()> {
+        node.set_grace(PATIENCE)?;
         let refused = node.set_policies(policy(granted), &Roots::none())?;
         ensure!(refused.is_empty(), "{refused:?}");
         self.enrol(node)?;
         node.attach(self.cgroup.directory())?;
         node.forget_strangers(|_| false)?;
-        node.set_grace(PATIENCE)?;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::Files;
 use super::emulator::Emulator;
 
 /// Longest time that all tests may take.
-const LIMIT: Duration = Duration::from_mins(20);
+const LIMIT: Duration = Duration::from_mins(30);
 const POLL: Duration = Duration::from_millis(200);
 /// The file system is in memory as well.
 const MEMORY: &str = "3G";

@@ -7,6 +7,7 @@ mod datagrams;
 mod decisions;
 mod dns;
 mod explain;
+mod features;
 mod floods;
 mod identity;
 mod kinds;

@@ -13,7 +13,7 @@ use postern::{
 use testkit::{TempDir, command::stdout_of, run_ok};
 
 use crate::{
-    rig::{CURL_REFUSED, HOOKS, Pod, abi, policy},
+    rig::{CURL_REFUSED, HOOKS, Pod, abi, policy, stretched},
     support::{output, stderr, stdout},
 };
 
@@ -29,7 +29,6 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
     let granted = [pod.connector(1, Scheme::Http, port, "token")];
     let expected = format!("{host} Bearer token");
     let mut incumbent = pod.agent(&granted).await?;
-    incumbent.set_grace(limits::GRACE)?;
     pod.attaches(&HOOKS).await?;
     let mut open = pod.open(port)?;
     ensure!(open.get(&host)?.body == expected);
@@ -41,11 +40,13 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
         .spawn()?;
 
     // Until it is told to go.
+    incumbent.set_grace(stretched(limits::GRACE))?;
     let first = tokio::spawn(async move {
         let end = incumbent.keep_up().await;
         (incumbent, end)
     });
     let mut newcomer = pod.take_over().await?;
+    newcomer.set_grace(stretched(limits::GRACE))?;
     let (mut incumbent, end) = first.await?;
     ensure!(matches!(end, NodeError::Replaced), "{end}");
     ensure!(matches!(
@@ -57,10 +58,10 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
     ensure!(open.get(&host)?.body == expected);
     ensure!(pod.seen(&[&pod.url(port)])? == expected);
     pod.serve(&mut newcomer, &granted)?;
-    newcomer.set_grace(limits::GRACE)?;
     pod.attaches(&HOOKS).await?;
 
     // Told to come again at some time, the client does not lose an answer until then.
+    newcomer.set_grace(stretched(limits::GRACE))?;
     let second = tokio::spawn(async move { newcomer.keep_up().await });
     while !open.get(&host)?.closes {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
