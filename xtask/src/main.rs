@@ -14,6 +14,7 @@ mod build;
 mod cluster;
 mod demo;
 mod fuzz;
+mod kernel;
 mod lint;
 mod manifests;
 mod run;
@@ -84,6 +85,8 @@ enum Task {
 enum Bench {
     /// How soon a new Secret is used, and a new pod is served
     Chain,
+    /// What the kernel programs cost a connection and a packet
+    Kernel,
 }
 
 fn main() -> ExitCode {
@@ -117,12 +120,13 @@ fn perform(task: &Task) -> Result<()> {
         Task::Bench { what, rounds } => {
             test::require_root("bench")?;
             setup::perform(&workspace)?;
-            let programs = build::all(&workspace)?;
             let rounds = rounds.to_string();
             match what {
                 Bench::Chain => {
+                    let programs = build::all(&workspace)?;
                     cluster::perform(&workspace, &programs, &["bench", "--rounds", &rounds])
                 }
+                Bench::Kernel => kernel::bench(&workspace, &rounds),
             }
         }
         Task::Lint => {
