@@ -8,7 +8,7 @@ use crate::{CONNECTS, world::Cost};
 
 #[derive(Default)]
 pub(crate) struct Figures {
-    /// Connections in a second.
+    /// Connections in a second of the processor's time.
     rates: Vec<Series>,
     /// Nanoseconds of `connect4`, of `flows`, and runs of both, for each connection.
     connects: [Vec<Series>; 3],
@@ -48,7 +48,7 @@ impl Figures {
 
     pub(crate) fn print(&self, rounds: usize) {
         println!("{rounds} rounds: median (least to most)\n");
-        println!("| connections by | per second | ratio | µs each |\n|---|---|---|---|");
+        println!("| connections by | per second of CPU | ratio | µs each |\n|---|---|---|---|");
         let first = self.rates.first().map_or(f64::NAN, Series::median);
         for series in &self.rates {
             let ratio = series.median() / first;

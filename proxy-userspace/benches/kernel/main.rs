@@ -1,9 +1,9 @@
 //! What the kernel programs cost: `cargo xtask bench kernel` runs this.
 //!
 //! One thread makes connections and packets over the loopback of a network of its own, from
-//! cgroups that the programs have more and less to do with. How long that takes is measured with
-//! the kernel's statistics switched off; what the programs take of it, by these statistics, in
-//! slices of their own.
+//! cgroups that the programs have more and less to do with. How much of the processor's time that
+//! takes is measured with the kernel's statistics switched off; what the programs take of it, by
+//! these statistics, in slices of their own.
 
 mod figures;
 mod traffic;
@@ -62,7 +62,7 @@ fn round(figures: &mut Figures) -> Result<()> {
     }
     for (what, caller) in Caller::ALL {
         let cost = world.cost(&["connect4", "flows"], |world| {
-            world.connects(caller, CONNECTS)
+            world.connects(caller, CONNECTS).map(drop)
         })?;
         figures.connect(what, &cost, CONNECTS);
     }

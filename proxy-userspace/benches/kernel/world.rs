@@ -6,12 +6,15 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use aya::sys::{Stats, enable_stats};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    sched::{CloneFlags, setns, unshare},
+    time::{ClockId, clock_gettime},
+};
 use postern::{
     datapath::{Datapath, map_address},
     workload::Cgroup,
@@ -181,8 +184,8 @@ impl World {
         Ok(())
     }
 
-    /// Makes connections, one after the other; how long it took. Both ends are in this thread,
-    /// so that no scheduler is measured.
+    /// Makes connections, one after the other; how much of the processor's time that took. Both
+    /// ends are in this thread, so that neither schedulers nor other programs are measured.
     pub(crate) fn connects(&self, caller: Caller, connects: u32) -> Result<Duration> {
         match caller {
             Caller::Outside => join(&self.home.cgroup)?,
@@ -193,7 +196,7 @@ impl World {
             Caller::Hit => WANTED,
             _ => self.server.local_addr()?,
         };
-        let start = Instant::now();
+        let start = processor_time()?;
         for _ in 0..connects {
             let client = TcpStream::connect(address)?;
             let (accepted, _) = self.server.accept()?;
@@ -202,16 +205,15 @@ impl World {
             drop(client);
             drop(accepted);
         }
-        Ok(start.elapsed())
+        Ok(processor_time()? - start)
     }
 
-    /// Sends packets to the workload; how long it took.
-    pub(crate) fn packets(&self, traffic: Traffic, packets: u32) -> Result<Duration> {
+    /// Sends packets to the workload.
+    pub(crate) fn packets(&self, traffic: Traffic, packets: u32) -> Result<()> {
         let (own, other, resolver) = self
             .sockets
             .as_ref()
             .context("the workload does not learn")?;
-        let start = Instant::now();
         match traffic {
             Traffic::Tcp => {
                 join(&self.workload())?;
@@ -232,14 +234,14 @@ impl World {
                 traffic::datagrams(resolver, own, &traffic::answer(traffic::HOST), packets)?;
             }
         }
-        Ok(start.elapsed())
+        Ok(())
     }
 
     /// What some of the programs take of something, by the statistics of the kernel.
     pub(crate) fn cost(
         &self,
         programs: &[&str],
-        work: impl FnOnce(&Self) -> Result<Duration>,
+        work: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<Vec<Cost>> {
         let before = self.costs(programs)?;
         // On for as long as the descriptor lives, whatever `kernel.bpf_stats_enabled` says.
@@ -285,6 +287,11 @@ impl World {
     fn workload_id(&self) -> Result<u64> {
         Ok(fs::metadata(self.workload())?.ino())
     }
+}
+
+/// What this thread has had of a processor.
+fn processor_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
 fn join(cgroup: &Path) -> Result<()> {
