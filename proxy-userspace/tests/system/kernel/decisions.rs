@@ -14,7 +14,7 @@ use proxy_common::maps::{
     CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, CREDENTIAL_USABLE, DESTINATION_FAIL_OPEN, Stats,
 };
 
-use super::rig::{GRACE_NS, Rig, dump, own_ids};
+use super::rig::{GRACE_NS, Rig, own_ids};
 use crate::{
     rig::CURL_REFUSED,
     support::{output, stdout},
@@ -254,7 +254,7 @@ fn bpftool_shows_named_fields() -> Result<()> {
         ("CONFIG", &["heartbeat_ns", "grace_ns", "levels"]),
         ("STATS", &["connects", "untouched", "redirected"]),
     ] {
-        let text = dump(map)?;
+        let text = rig.dump(map)?;
         for field in fields {
             ensure!(
                 text.contains(&format!("\"{field}\"")),
