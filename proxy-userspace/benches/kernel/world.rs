@@ -205,7 +205,7 @@ impl World {
             drop(client);
             drop(accepted);
         }
-        Ok(processor_time()? - start)
+        Ok(processor_time()?.saturating_sub(start))
     }
 
     /// Sends packets to the workload.
