@@ -223,7 +223,7 @@ pub struct FlowCount {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `CLOCK_MONOTONIC` in nanoseconds when the agent was last known to be alive; that clock
-    /// stands still while the machine sleeps, as the agent does.
+    /// stands still while the machine sleeps, as the agent does. 0: it has ended.
     pub heartbeat_ns: u64,
     /// Age of the heartbeat from which the agent counts as gone, in nanoseconds.
     pub grace_ns: u64,

@@ -15,6 +15,7 @@ mod build;
 mod cluster;
 mod demo;
 mod fuzz;
+mod kernel;
 mod kernels;
 mod lint;
 mod manifests;
@@ -89,6 +90,8 @@ enum Task {
 enum Bench {
     /// How soon a new Secret is used, and a new pod is served
     Chain,
+    /// What the kernel programs cost a connection and a packet
+    Kernel,
 }
 
 fn main() -> ExitCode {
@@ -122,12 +125,13 @@ fn perform(task: &Task) -> Result<()> {
         Task::Bench { what, rounds } => {
             test::require_root("bench")?;
             setup::perform(&workspace)?;
-            let programs = build::all(&workspace)?;
             let rounds = rounds.to_string();
             match what {
                 Bench::Chain => {
+                    let programs = build::all(&workspace)?;
                     cluster::perform(&workspace, &programs, &["bench", "--rounds", &rounds])
                 }
+                Bench::Kernel => kernel::bench(&workspace, &rounds),
             }
         }
         Task::Lint => {

@@ -208,8 +208,7 @@ fn judge<F: Facts>(facts: &F, config: &Config, caller: &Caller, wanted: &Wanted)
     if let Err(reason) = credential {
         return reason;
     }
-    let age = facts.monotonic_ns().saturating_sub(config.heartbeat_ns);
-    if age > config.grace_ns {
+    if !is_alive(config, facts.monotonic_ns()) {
         return if wanted.fails_open {
             Reason::StaleOpen
         } else {
@@ -217,6 +216,13 @@ fn judge<F: Facts>(facts: &F, config: &Config, caller: &Caller, wanted: &Wanted)
         };
     }
     Reason::Redirected
+}
+
+/// Whether the agent's last sign of life is young enough.
+#[inline(always)]
+pub fn is_alive(config: &Config, monotonic_ns: u64) -> bool {
+    let age = monotonic_ns.saturating_sub(config.heartbeat_ns);
+    config.heartbeat_ns != 0 && age <= config.grace_ns
 }
 
 /// Whether a Connector's credential can be used. Several Connectors behind one address are the

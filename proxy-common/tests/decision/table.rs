@@ -81,6 +81,11 @@ fn each_reason_has_its_cause() {
     );
 
     assert_eq!(reasons(stale), (Stale, Udp));
+    let ended = |world: &mut World| {
+        world.settings().heartbeat_ns = 0;
+        world.settings().grace_ns = u64::MAX;
+    };
+    assert_eq!(reasons(ended), (Stale, Udp));
     assert_eq!(reasons(|it| it.settings().heartbeat_ns = 0), (Stale, Udp));
     // A clock that another processor has read later.
     assert_eq!(

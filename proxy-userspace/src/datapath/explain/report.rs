@@ -6,7 +6,7 @@ use std::{
 };
 
 use proxy_common::{
-    decision::{Reason, Transport, Verdict},
+    decision::{Reason, Transport, Verdict, is_alive},
     dns,
     maps::{
         self, CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, CREDENTIAL_USABLE, DESTINATION_FAIL_OPEN,
@@ -260,7 +260,7 @@ fn agent(config: &maps::Config, now_ns: u64) -> Agent {
     Agent {
         heartbeat_age_ms: (config.heartbeat_ns != 0).then_some(milliseconds(age_ns)),
         grace_ms: milliseconds(config.grace_ns),
-        answers: age_ns <= config.grace_ns,
+        answers: is_alive(config, now_ns),
     }
 }
 

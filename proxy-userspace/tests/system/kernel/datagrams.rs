@@ -62,7 +62,7 @@ fn play(probe: &mut Probe, steps: &[(&str, &str)]) -> Result<()> {
 #[test]
 fn sockets_that_connect_to_a_connector_are_refused() -> Result<()> {
     let (rig, mut probe) = start("udp-connect", 0, GRACE_NS)?;
-    let refused = refused()?;
+    let refused = refused();
     play(
         &mut probe,
         &[
@@ -87,7 +87,7 @@ fn sockets_that_connect_to_a_connector_are_refused() -> Result<()> {
 #[test]
 fn datagrams_to_a_connector_are_refused() -> Result<()> {
     let (rig, mut probe) = start("udp-send", 0, GRACE_NS)?;
-    let refused = refused()?;
+    let refused = refused();
     play(
         &mut probe,
         &[
@@ -121,7 +121,7 @@ fn tcp_of_the_same_workload_is_redirected() -> Result<()> {
         &mut probe,
         &[
             ("socket a v4 dgram", "ok"),
-            ("sendto a 198.51.100.7:80 hello", refused()?),
+            ("sendto a 198.51.100.7:80 hello", refused()),
             ("socket b v4 stream", "ok"),
             ("connect b 198.51.100.7:80", "ok"),
             ("exchange b", "198.51.100.7:80"),
@@ -166,10 +166,7 @@ fn a_connector_that_is_switched_off_may_be_reached_over_udp() -> Result<()> {
     let (mut rig, mut probe) = start("udp-credential", 0, GRACE_NS)?;
     probe.play(&["socket a v4 dgram"])?;
     rig.credential(CREDENTIAL_REFUSE, 0)?;
-    play(
-        &mut probe,
-        &[("sendto a 198.51.100.7:80 hello", refused()?)],
-    )?;
+    play(&mut probe, &[("sendto a 198.51.100.7:80 hello", refused())])?;
     rig.credential(CREDENTIAL_BYPASS, 0)?;
     play(
         &mut probe,
@@ -183,7 +180,7 @@ fn a_connector_that_is_switched_off_may_be_reached_over_udp() -> Result<()> {
 
 #[test]
 fn while_postern_does_not_answer_udp_fails_like_tcp() -> Result<()> {
-    for (flags, answer, count) in [(0, refused()?, 2), (DESTINATION_FAIL_OPEN, ALONE, 0)] {
+    for (flags, answer, count) in [(0, refused(), 2), (DESTINATION_FAIL_OPEN, ALONE, 0)] {
         let (rig, mut probe) = start(&format!("udp-stale-{flags}"), flags, 0)?;
         play(
             &mut probe,
@@ -205,7 +202,7 @@ fn fail_open_alone_does_not_let_udp_through() -> Result<()> {
         &mut probe,
         &[
             ("socket a v4 dgram", "ok"),
-            ("sendto a 198.51.100.7:80 hello", refused()?),
+            ("sendto a 198.51.100.7:80 hello", refused()),
         ],
     )?;
     counted(&rig, 1)

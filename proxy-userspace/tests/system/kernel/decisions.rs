@@ -10,18 +10,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType};
-use postern::{
-    datapath::Datapath,
-    telemetry::Counters,
-    workload::Cgroup,
-};
+use postern::{datapath::Datapath, telemetry::Counters, workload::Cgroup};
 use proxy_common::maps::{
     CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, CREDENTIAL_USABLE, DESTINATION_FAIL_OPEN, Stats,
 };
 
 use super::{
     features::{field, own_programs},
-    rig::{GRACE_NS, Rig, dump},
+    rig::{GRACE_NS, Rig},
 };
 use crate::{
     rig::{CURL_REFUSED, attached, settled},
@@ -256,7 +252,7 @@ fn bpftool_shows_named_fields() -> Result<()> {
         ("CONFIG", &["heartbeat_ns", "grace_ns", "levels"]),
         ("STATS", &["connects", "untouched", "redirected"]),
     ] {
-        let text = dump(map)?;
+        let text = rig.dump(map)?;
         for field in fields {
             ensure!(
                 text.contains(&format!("\"{field}\"")),

@@ -35,7 +35,7 @@ fn pending(name: &str, flags: u32) -> Result<(Rig, Probe)> {
 #[test]
 fn only_what_its_policy_wants_is_refused() -> Result<()> {
     let (mut rig, mut probe) = pending("pending", 0)?;
-    let refused = refused()?;
+    let refused = refused();
     probe.play(&[
         "socket a v4 stream",
         &format!("connect a 198.51.100.7:80 -> {refused}"),

@@ -14,13 +14,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::{
-    maps::{HashMap, Map, MapData},
-    programs::ProgramType,
-    sys::{BpfHelper, is_helper_supported},
-};
+use aya::maps::{HashMap, Map, MapData};
 use postern::{
-    datapath::{Datapath, FlowTable, map_address},
+    datapath::{Datapath, Features, FlowTable, map_address},
     listen::{self, Inbound, Listeners},
     telemetry::Counters,
     workload::{Cgroup, Egress, Enrolment, NetNs, PolicyId, Workload},
@@ -240,16 +236,28 @@ impl Rig {
         Ok(self.datapath.stats()?)
     }
 
-    /// A map of the rig, whichever others there are.
+    /// A map of the rig.
     pub(super) fn map(&self, name: &str) -> Result<Map> {
+        let id = u32::try_from(self.map_id(name)?)?;
+        Ok(Map::from_map_data(MapData::from_id(id)?)?)
+    }
+
+    /// The same as bpftool prints it.
+    pub(super) fn dump(&self, name: &str) -> Result<String> {
+        let mut dump = Command::new("bpftool");
+        dump.args(["map", "dump", "id", &self.map_id(name)?.to_string()]);
+        Ok(stdout(&output(dump)?))
+    }
+
+    /// Other tests of this process have maps of the same names.
+    fn map_id(&self, name: &str) -> Result<u64> {
         let cgroup = self.cgroup.path().display().to_string();
         let programs = bpftool(&["cgroup", "list", &cgroup])?;
         for program in programs.as_array().into_iter().flatten() {
             let program = bpftool(&["prog", "show", "id", &program["id"].to_string()])?;
             for id in program["map_ids"].as_array().into_iter().flatten() {
                 if bpftool(&["map", "show", "id", &id.to_string()])?["name"] == name {
-                    let id = id.as_u64().context("no number")?;
-                    return Ok(Map::from_map_data(MapData::from_id(u32::try_from(id)?)?)?);
+                    return id.as_u64().context("no number");
                 }
             }
         }
@@ -319,45 +327,16 @@ pub(super) fn id(cgroup: &Path) -> Result<u64> {
 
 /// What an application sees of a refused `connect()`: before 5.18 no kernel lets a program
 /// choose.
-pub(super) fn refused() -> Result<&'static str> {
-    let chosen = is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)?;
-    Ok(if chosen { "ECONNREFUSED" } else { "EPERM" })
+pub(super) fn refused() -> &'static str {
+    if Features::probe().chosen_error {
+        "ECONNREFUSED"
+    } else {
+        "EPERM"
+    }
 }
 
 fn bpftool(arguments: &[&str]) -> Result<serde_json::Value> {
     let mut command = Command::new("bpftool");
     command.arg("--json").args(arguments);
     serde_json::from_str(&stdout(&output(command)?)).context("bpftool does not answer in JSON")
-}
-
-/// A map of this process, as bpftool prints it.
-pub(super) fn dump(map: &str) -> Result<String> {
-    let mut show = Command::new("bpftool");
-    show.args(["--json", "map", "show"]);
-    let maps: serde_json::Value = serde_json::from_str(&stdout(&output(show)?))?;
-    let ours = own_ids("map_id:")?;
-    let id = maps
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|entry| entry["name"] == map)
-        .filter_map(|entry| entry["id"].as_u64())
-        .find(|id| ours.contains(id))
-        .with_context(|| format!("no map {map} of this process"))?;
-    let mut dump = Command::new("bpftool");
-    dump.args(["map", "dump", "id", &id.to_string()]);
-    Ok(stdout(&output(dump)?))
-}
-
-/// Maps or programs that this process has open, by the field of fdinfo. Other tests come and
-/// go meanwhile.
-pub(super) fn own_ids(field: &str) -> Result<Vec<u64>> {
-    let texts = fs::read_dir("/proc/self/fdinfo")?
-        .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
-    Ok(texts
-        .filter_map(|text| {
-            let line = text.lines().find(|line| line.starts_with(field))?;
-            line.split_whitespace().nth(1)?.parse().ok()
-        })
-        .collect())
 }

@@ -104,7 +104,7 @@ fn without_ipv6_in_the_network_ipv4_is_redirected() -> Result<()> {
     ensure!(rig.first()?.ports.1 == 0, "no listener of IPv6");
     rig.redirect(&[V4, V6], 0)?;
     let mut probe = Probe::start(&rig.sandbox, Some(&path))?;
-    let refusal = format!("connect a [2001:db8::7]:80 -> {}", refused()?);
+    let refusal = format!("connect a [2001:db8::7]:80 -> {}", refused());
     let mapped = format!("connect a {MAPPED}");
     probe.play(&["socket a v6 stream", &refusal, &mapped])?;
     redirected(&rig, &mut probe, "a", MAPPED)?;

@@ -57,7 +57,7 @@ fn sockets_that_do_not_block() -> Result<()> {
         "peer a -> 198.51.100.7:80",
     ])?;
     rig.credential(CREDENTIAL_REFUSE, 0)?;
-    let refusal = format!("connect b 198.51.100.7:80 -> {}", refused()?);
+    let refusal = format!("connect b 198.51.100.7:80 -> {}", refused());
     probe.play(&["socket b v4 stream", "set b nonblocking", &refusal])?;
     rig.credential(CREDENTIAL_USABLE, 0)?;
     // The proxy is gone, its entries are not.
