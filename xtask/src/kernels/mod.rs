@@ -31,7 +31,7 @@ pub(crate) enum Choice {
     V6_12,
     #[value(name = "7.2")]
     V7_2,
-    /// One after the other
+    /// Two at a time
     All,
 }
 
