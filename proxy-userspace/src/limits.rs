@@ -89,6 +89,8 @@ pub const SUBSCRIBE: Duration = Duration::from_secs(10);
 pub const SIGN: Duration = Duration::from_secs(10);
 /// Least time between two signatures.
 pub const SIGN_AGAIN: Duration = Duration::from_secs(1);
+/// Least time between two signatures that are wanted because of what the clock says.
+pub const SIGN_UNTIMELY: Duration = Duration::from_mins(1);
 /// How long the controller may take for the first update before that is complained about.
 pub const FIRST_UPDATE: Duration = Duration::from_secs(30);
 /// Largest update from the controller, bytes.

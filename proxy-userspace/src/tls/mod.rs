@@ -5,6 +5,9 @@ mod acceptor;
 mod authority;
 mod error;
 mod mint;
+#[cfg(test)]
+mod tests;
+mod tickets;
 mod trust;
 
 pub use acceptor::{Interceptor, is_distrust};
