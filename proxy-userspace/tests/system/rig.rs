@@ -21,8 +21,8 @@ use postern::{
     node::{Binding, Granted, Node},
     proxy::Proxy,
     state::{
-        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
-        Scheme,
+        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy,
+        OnUntrustedCa, Protocol, Scheme,
     },
     tls::{Authority, Interceptor, Roots},
     workload::{Cgroup, NetNs, PolicyId, Workload},
@@ -184,6 +184,7 @@ impl Pod {
             }),
             client_authorization: ClientAuthorization::Replace,
             failure_policy: FailurePolicy::Closed,
+            on_untrusted_ca: OnUntrustedCa::Fail,
             extra_roots: CertificateDer::pem_file_iter(self.pki.ca())
                 .into_iter()
                 .flatten()
