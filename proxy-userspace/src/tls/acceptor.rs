@@ -9,10 +9,12 @@ use rustls::{
     sign::SingleCertAndKey,
 };
 
-use super::{Authority, H2, HTTP1, TlsError, mint::Minter, tickets::Tickets};
+use super::{Authority, H2, HTTP1, TlsError, Untrusting, mint::Minter, tickets::Tickets};
 
 /// Terminates the TLS of clients with certificates of the node's authority.
 pub struct Interceptor {
+    /// The clients that do not trust it.
+    pub untrusting: Untrusting,
     minter: Arc<Minter>,
     tickets: Arc<Tickets>,
     /// Shared by all names; they differ in nothing but ALPN, and share the tickets.
@@ -39,6 +41,7 @@ impl Interceptor {
             Arc::new(config)
         };
         Ok(Self {
+            untrusting: Untrusting::default(),
             minter,
             tickets,
             http1: speaking(HTTP1),

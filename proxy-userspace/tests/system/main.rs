@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod check;
+mod clients;
 mod forward;
 mod git_and_apis;
 mod hostile;
