@@ -2,6 +2,7 @@
 //! without.
 
 mod bad_input;
+mod both_sides;
 mod check;
 mod clients;
 mod forward;
