@@ -148,5 +148,7 @@ pub const UNTRUSTING_CONNECTIONS: u32 = 3;
 pub const UNTRUSTING_PASS: Duration = Duration::from_mins(10);
 /// How long it is remembered that a workload did not trust.
 pub const UNTRUSTING_MEMORY: Duration = Duration::from_hours(1);
+/// Most of them that an agent's status names.
+pub const UNTRUSTING_TOLD: usize = 32;
 /// Workloads and hosts of which that is remembered.
 pub const UNTRUSTING: usize = 4_096;

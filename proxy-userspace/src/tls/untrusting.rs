@@ -79,15 +79,19 @@ impl Untrusting {
         self.any.load(Ordering::Relaxed) && self.passes_at(&Key::of(workload, host), Instant::now())
     }
 
-    /// Workload, host and number of connections that were ended, in this order.
+    /// Workload, host and number of connections that were ended: those with most of them.
     pub fn list(&self) -> Vec<(String, String, u64)> {
+        if !self.any.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
         let mut list: Vec<_> = self
             .lock()
             .iter()
             .filter(|(_, record)| record.is_remembered(Instant::now()))
             .map(|(key, record)| (record.name.clone(), key.host.clone(), record.total))
             .collect();
-        list.sort();
+        list.sort_by(|one, two| two.2.cmp(&one.2).then_with(|| one.cmp(two)));
+        list.truncate(limits::UNTRUSTING_TOLD);
         list
     }
 
