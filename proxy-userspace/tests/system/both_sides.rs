@@ -224,13 +224,15 @@ async fn upstream(listener: TcpListener, acceptor: TlsAcceptor, kinds: Kinds) {
     }
 }
 
+/// A client's offer, what it gets of it, and the status of the answer.
+type Case<'a> = (&'a [&'a [u8]], Option<&'a [u8]>, StatusCode);
+
 #[tokio::test]
 async fn both_sides_speak_what_the_upstream_picks_of_the_clients_offer() -> Result<()> {
     let ok = StatusCode::OK;
     let bad = StatusCode::BAD_GATEWAY;
-    // What the upstream speaks; then the client's offer, what it gets, and the answer.
-    type Case<'a> = (&'a [&'a [u8]], Option<&'a [u8]>, StatusCode);
     let none: Case<'_> = (&[], None, ok);
+    // What the upstream speaks, and what that means for clients.
     let table: [(&[&[u8]], [Case<'_>; 6]); 4] = [
         (
             &[H2, HTTP1],

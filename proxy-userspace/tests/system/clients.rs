@@ -228,7 +228,7 @@ fn go() -> Result<()> {
     Ok(())
 }
 
-/// Debian's git speaks TLS by GnuTLS.
+/// Debian's git speaks TLS by `GnuTLS`.
 #[test]
 fn git() -> Result<()> {
     let world = World::new(&["git.test"])?;
