@@ -112,8 +112,7 @@ pub fn resolve(id: ConnectorId, manifest: &api::Connector, objects: Objects<'_>)
     let mut faults = Vec::new();
     let findings = &mut Findings::new(&place, &mut faults);
 
-    let (client_authorization, failure_policy) =
-        rules::interception(spec.interception.as_ref(), findings);
+    let taken = rules::interception(spec.interception.as_ref(), findings);
     let (ca_secret, extra_roots) = ca_secret(manifest, objects.ca_secret, &place);
     let (class_part, class) = class(manifest, objects.class, &place);
     let wanted = match &class {
@@ -146,8 +145,9 @@ pub fn resolve(id: ConnectorId, manifest: &api::Connector, objects: Objects<'_>)
         extensions: wanted.extensions,
         protocol,
         credential: auth.credential.filter(|_| usable),
-        client_authorization,
-        failure_policy,
+        client_authorization: taken.client_authorization,
+        failure_policy: taken.failure_policy,
+        on_untrusted_ca: taken.on_untrusted_ca,
         extra_roots,
     });
     Resolution {

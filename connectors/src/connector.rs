@@ -35,6 +35,8 @@ pub struct Connector {
     pub client_authorization: ClientAuthorization,
     /// What the kernel does with new connections while Postern does not answer.
     pub failure_policy: FailurePolicy,
+    /// What happens to workloads that do not trust Postern's authority.
+    pub on_untrusted_ca: OnUntrustedCa,
     /// Certificates trusted for this upstream besides the system's. Connectors that name the
     /// same Secret share them.
     pub extra_roots: Arc<[CertificateDer<'static>]>,
@@ -116,6 +118,16 @@ pub enum ClientAuthorization {
     Keep,
     /// The request is refused with 403.
     Reject,
+}
+
+/// `spec.interception.onUntrustedCA`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnUntrustedCa {
+    /// Their connections fail.
+    #[default]
+    Fail,
+    /// After some that failed, connections are passed through without a credential.
+    Passthrough,
 }
 
 /// `spec.interception.failurePolicy`.

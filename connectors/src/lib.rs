@@ -31,8 +31,8 @@ mod yaml;
 pub use address::AddressError;
 pub use authority::{normal_host, split_authority};
 pub use connector::{
-    Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
-    Scheme,
+    Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, OnUntrustedCa,
+    Protocol, Scheme,
 };
 pub use error::{LoadErrors, Place, Problem, SecretFault, StateError, YamlFault};
 pub use manifest::{DEFAULT_NAMESPACE, MAX_FILE, Source};

@@ -12,8 +12,8 @@ use rustls::crypto::GetRandomFailed;
 use rustls::crypto::aws_lc_rs::default_provider;
 use time::OffsetDateTime;
 
-/// Clocks of clients may be behind ours.
-const BACKDATED: Duration = Duration::from_hours(1);
+/// How long before they are made certificates begin: clocks of clients may be behind ours.
+pub const BACKDATED: Duration = Duration::from_hours(1);
 /// Stands in for "no DNS name at all": a constraint without names would allow every name.
 const NO_NAME: &str = "postern.invalid";
 

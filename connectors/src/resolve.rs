@@ -137,8 +137,7 @@ impl Resolver {
         } = placed;
         let title = format!("Connector {namespace}/{name}");
         let spec = &manifest.spec;
-        let (client_authorization, failure_policy) =
-            interception(spec.interception.as_ref(), findings);
+        let taken = interception(spec.interception.as_ref(), findings);
         let extra_roots = self.extra_roots(spec, &namespace, &title, findings);
         // Without the class, nothing more can be said.
         let class = self
@@ -175,8 +174,9 @@ impl Resolver {
             extensions: wanted.extensions,
             protocol: class.protocol,
             credential: auth.credential,
-            client_authorization,
-            failure_policy,
+            client_authorization: taken.client_authorization,
+            failure_policy: taken.failure_policy,
+            on_untrusted_ca: taken.on_untrusted_ca,
             extra_roots,
         };
         let origin = Origin {

@@ -7,7 +7,7 @@ use proxy_common::api::{
 
 use super::class::Class;
 use super::error::{Findings, Problem};
-use super::{Address, ClientAuthorization, FailurePolicy, params};
+use super::{Address, ClientAuthorization, FailurePolicy, OnUntrustedCa, params};
 
 /// What a Connector's `spec` says under the rules of its class.
 pub(super) struct Wanted {
@@ -79,14 +79,19 @@ pub(super) fn given<'a>(text: Option<&'a str>, findings: &mut Findings<'_>) -> O
     text
 }
 
-/// The parts of `spec.interception` in force; parts not acted upon are findings, because a
+/// The parts of `spec.interception` in force.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) client_authorization: ClientAuthorization,
+    pub(super) failure_policy: FailurePolicy,
+    pub(super) on_untrusted_ca: OnUntrustedCa,
+}
+
+/// What `spec.interception` says; parts not acted upon are findings, because a
 /// rule that is read and then not kept is worse than none.
-pub(super) fn interception(
-    given: Option<&Interception>,
-    findings: &mut Findings<'_>,
-) -> (ClientAuthorization, FailurePolicy) {
+pub(super) fn interception(given: Option<&Interception>, findings: &mut Findings<'_>) -> Taken {
     let Some(given) = given else {
-        return Default::default();
+        return Taken::default();
     };
     let mut unsupported = |field: &str, what: &str, instead| {
         let what = what.to_owned();
@@ -101,9 +106,6 @@ pub(super) fn interception(
     if given.egress == Some(EgressName::Pod) {
         unsupported("egress", "Pod", "leave it out, or use Node");
     }
-    if given.on_untrusted_ca == Some(UntrustedCaPolicy::Passthrough) {
-        unsupported("onUntrustedCA", "Passthrough", "leave it out, or use Fail");
-    }
     let client_authorization = match given.client_authorization {
         None | Some(ClientAuthorizationName::Replace) => ClientAuthorization::Replace,
         Some(ClientAuthorizationName::Keep) => ClientAuthorization::Keep,
@@ -113,5 +115,13 @@ pub(super) fn interception(
         None | Some(FailurePolicyName::Closed) => FailurePolicy::Closed,
         Some(FailurePolicyName::Open) => FailurePolicy::Open,
     };
-    (client_authorization, failure_policy)
+    let on_untrusted_ca = match given.on_untrusted_ca {
+        None | Some(UntrustedCaPolicy::Fail) => OnUntrustedCa::Fail,
+        Some(UntrustedCaPolicy::Passthrough) => OnUntrustedCa::Passthrough,
+    };
+    Taken {
+        client_authorization,
+        failure_policy,
+        on_untrusted_ca,
+    }
 }

@@ -208,7 +208,9 @@ impl ForwardProxy {
             .remove::<Arc<OwnedSemaphorePermit>>();
         let upgrade = hyper::upgrade::on(&mut request);
         let routes = self.routes();
-        if let Some(site) = routes.site(Scheme::Https, &host, port) {
+        if let Some(site) = routes.site(Scheme::Https, &host, port)
+            && !intercept::passes(&self.worker, &self.workload, &site)
+        {
             tokio::spawn(counted(
                 permit,
                 self.intercept(site, upgrade, Scheme::Https),

@@ -5,12 +5,13 @@ use std::{error::Error, io, pin::pin, sync::Arc};
 
 use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::HandshakeKind;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::{sleep, timeout},
 };
-use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use crate::{
     detect::{self, Protocol},
@@ -21,7 +22,7 @@ use crate::{
     proxy::Worker,
     state::{ConnectorId, Scheme, normal_host, split_authority},
     telemetry::Counters,
-    tls::{H2, HTTP1, is_distrust},
+    tls::{H2, HTTP1, Refused, Sign, is_distrust},
     upstream::{self, HttpVersion},
     workload::Enrolment,
 };
@@ -62,8 +63,15 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
     let port = dialled.port();
     match protocol {
         Protocol::Tls { sni, alpn } if speaks_http(&alpn) => {
-            let host = sni.unwrap_or_else(|| dialled.ip().to_string());
-            if let Some(site) = routes.site(Scheme::Https, &host, port) {
+            let site = match sni {
+                Some(name) => routes.site(Scheme::Https, &normal_host(&name), port),
+                None => routes
+                    .site(Scheme::Https, &dialled.ip().to_string(), port)
+                    .or_else(|| routes.site_of(Scheme::Https, ConnectorId(connector), port)),
+            };
+            if let Some(site) = site
+                && !passes(&worker, &workload, &site)
+            {
                 return tls(worker, workload, site, stream).await;
             }
         }
@@ -87,6 +95,13 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
     if let Err(error) = upstream::splice(stream, &workload.egress, dialled).await {
         tracing::debug!(workload = workload.name, %dialled, "pass-through ended: {error}");
     }
+}
+
+/// Whether the workload's connections to a site go through untouched, because it does not
+/// trust Postern and the Connectors there allow that.
+pub fn passes(worker: &Worker, workload: &Enrolment, site: &Site) -> bool {
+    let untrusting = &worker.proxy.interceptor.untrusting;
+    site.may_pass() && untrusting.passes(workload, &site.host)
 }
 
 /// Terminates TLS for a site and serves what is inside.
@@ -117,13 +132,50 @@ where
             .interceptor
             .config(&site.host, name.is_some(), alpn)
             .map_err(io::Error::other)?;
-        Ok((start.into_stream(config).await?, version))
+        Ok((start.into_stream(config).await, version))
     };
-    match timeout(limits::TLS_ACCEPT, handshake).await {
-        Ok(Ok((stream, version))) => plain(worker, workload, site, version, stream).await,
-        Ok(Err(error)) => report(&worker, &workload, &site, &error),
-        Err(_) => tracing::debug!(workload = workload.name, "the TLS handshake took too long"),
+    let (mut stream, version) = match timeout(limits::TLS_ACCEPT, handshake).await {
+        Ok(Ok((Ok(stream), version))) => (stream, version),
+        Ok(Ok((Err(error), _))) if is_end(&error) => {
+            return distrusted(&worker, &workload, &site, Sign::Silence);
+        }
+        Ok(Ok((Err(error), _)) | Err(error)) => return report(&worker, &workload, &site, &error),
+        Err(_) => {
+            tracing::debug!(workload = workload.name, "the TLS handshake took too long");
+            return;
+        }
+    };
+    let asks = async { Ok::<_, io::Error>(!stream.fill_buf().await?.is_empty()) };
+    let asks = tokio::select! {
+        asks = timeout(limits::REQUEST_HEAD, asks) => asks.unwrap_or(Ok(false)),
+        () = farewell(&workload) => Ok(false),
+    };
+    match asks {
+        Ok(false) => {
+            let _ = stream.shutdown().await;
+        }
+        Ok(true) => {
+            let untrusting = &worker.proxy.interceptor.untrusting;
+            untrusting.trusted(&workload, &site.host);
+            plain(worker, workload, site, version, stream).await;
+        }
+        Err(error) if is_end(&error) && has_seen_us(&stream) => {
+            distrusted(&worker, &workload, &site, Sign::Silence);
+        }
+        Err(error) => report(&worker, &workload, &site, &error),
     }
+}
+
+/// Whether an error is the end of the connection without the farewell that TLS has for that
+/// (RFC 8446, section 6.1).
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
+/// Whether the client has seen our certificate on this very connection.
+fn has_seen_us<IO>(stream: &TlsStream<IO>) -> bool {
+    stream.get_ref().1.handshake_kind() != Some(HandshakeKind::Resumed)
 }
 
 /// The HTTP version for a client that offers `offered`.
@@ -232,14 +284,7 @@ async fn farewell(workload: &Enrolment) {
 /// Says why a client's connection failed; loudly when the client does not trust Postern.
 fn report(worker: &Worker, workload: &Enrolment, site: &Site, error: &(dyn Error + 'static)) {
     if is_distrust(error) {
-        Counters::add(&worker.proxy.counters.untrusting, 1);
-        tracing::warn!(
-            "{} does not trust Postern's certificate for {}: it may carry its own list of CAs \
-             or pin certificates; point the program's own CA setting at the file named by \
-             SSL_CERT_FILE, which holds Postern's CA",
-            workload.name,
-            site.host,
-        );
+        distrusted(worker, workload, site, Sign::Alert);
     } else {
         tracing::debug!(
             workload = workload.name,
@@ -247,6 +292,35 @@ fn report(worker: &Worker, workload: &Enrolment, site: &Site, error: &(dyn Error
             "connection ended: {error}"
         );
     }
+}
+
+/// Counts a connection that was ended because of our certificate, and says so once in a while.
+fn distrusted(worker: &Worker, workload: &Enrolment, site: &Site, sign: Sign) {
+    Counters::add(&worker.proxy.counters.untrusting, 1);
+    let untrusting = &worker.proxy.interceptor.untrusting;
+    let Refused { tell, passes } = untrusting.refused(workload, &site.host, sign, site.may_pass());
+    let Some(count) = tell else { return };
+    let (name, host) = (&workload.name, &site.host);
+    let what = match sign {
+        Sign::Alert => format!("{name} does not trust Postern's certificate for {host}"),
+        Sign::Silence => format!(
+            "{name} has seen Postern's certificate for {host} and closed the connection \
+             without a word, so it probably does not trust it"
+        ),
+    };
+    let then = if passes {
+        format!(
+            "; its connections to that host now go through without a credential, for {} minutes",
+            limits::UNTRUSTING_PASS.as_secs() / 60
+        )
+    } else {
+        String::new()
+    };
+    tracing::warn!(
+        "{what} ({count} connections so far): it may carry its own list of CAs or pin \
+         certificates; point the program's own CA setting at the file named by SSL_CERT_FILE, \
+         which holds Postern's CA{then}"
+    );
 }
 
 /// Whether a client's ALPN offer leaves room for HTTP; no offer at all means HTTP/1.1.

@@ -105,6 +105,8 @@ pub const SUBSCRIBE: Duration = Duration::from_secs(10);
 pub const SIGN: Duration = Duration::from_secs(10);
 /// Least time between two signatures.
 pub const SIGN_AGAIN: Duration = Duration::from_secs(1);
+/// Least time between two signatures that are wanted because of what the clock says.
+pub const SIGN_UNTIMELY: Duration = Duration::from_mins(1);
 /// How long the controller may take for the first update before that is complained about.
 pub const FIRST_UPDATE: Duration = Duration::from_secs(30);
 /// Largest update from the controller, bytes.
@@ -159,3 +161,14 @@ pub const STOPPING: Duration = Duration::from_secs(15);
 /// How long a client's HTTP/1.1 connection may be idle when it is to end: who asks once more
 /// meanwhile is told so with the answer.
 pub const IDLE_FAREWELL: Duration = Duration::from_secs(2);
+/// Connections of a workload that it ends because it does not trust Postern's certificate for
+/// a host, before the next ones to that host are passed through, where the Connector says so.
+pub const UNTRUSTING_CONNECTIONS: u32 = 3;
+/// How long they are passed through; then one is tried again.
+pub const UNTRUSTING_PASS: Duration = Duration::from_mins(10);
+/// How long it is remembered that a workload did not trust.
+pub const UNTRUSTING_MEMORY: Duration = Duration::from_hours(1);
+/// Most of them that an agent's status names.
+pub const UNTRUSTING_TOLD: usize = 32;
+/// Workloads and hosts of which that is remembered.
+pub const UNTRUSTING: usize = 4_096;

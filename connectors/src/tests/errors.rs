@@ -241,10 +241,6 @@ fn a_connector_must_follow_the_rules() {
             "spec.interception.egress: Pod is not supported yet: leave it out, or use Node",
         ),
         (
-            "{connectorClassName: oci, address: https://r.example.com, interception: {onUntrustedCA: Passthrough}}",
-            "spec.interception.onUntrustedCA: Passthrough is not supported yet: leave it out, or use Fail",
-        ),
-        (
             "{connectorClassName: oci, address: https://r.example.com, interception: {failurePolicy: Opened}}",
             "spec.interception.failurePolicy: must be one of Closed, Open",
         ),

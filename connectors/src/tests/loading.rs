@@ -45,7 +45,7 @@ spec:
     failurePolicy: Open
     clientAuthorization: Reject
     egress: Node
-    onUntrustedCA: Fail
+    onUntrustedCA: Passthrough
 ---
 apiVersion: v1
 kind: Secret
@@ -69,6 +69,7 @@ immutable: true
     assert_eq!(shown(connector), "basic me:pass:word");
     assert_eq!(connector.client_authorization, ClientAuthorization::Reject);
     assert_eq!(connector.failure_policy, FailurePolicy::Open);
+    assert_eq!(connector.on_untrusted_ca, OnUntrustedCa::Passthrough);
     assert_eq!(origin.auth_type.as_deref(), Some("basicAuth"));
     let params: Vec<_> = origin
         .params

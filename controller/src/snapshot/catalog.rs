@@ -62,7 +62,7 @@ impl PartialEq for Entry {
             && one.addresses().eq(two.addresses())
             && (one.protocol, one.client_authorization, one.failure_policy)
                 == (two.protocol, two.client_authorization, two.failure_policy)
-            && one.extra_roots == two.extra_roots
+            && (one.on_untrusted_ca, &one.extra_roots) == (two.on_untrusted_ca, &two.extra_roots)
     }
 }
 

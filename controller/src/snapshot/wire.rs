@@ -1,6 +1,8 @@
 //! From our types to those of the protocol.
 
-use connectors::{Address, ClientAuthorization, Credential, FailurePolicy, Protocol, Scheme};
+use connectors::{
+    Address, ClientAuthorization, Credential, FailurePolicy, OnUntrustedCa, Protocol, Scheme,
+};
 use prost::Message as _;
 use proxy_common::distribution::{self as wire, credential::Kind};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -41,6 +43,11 @@ pub(super) fn connector(entry: &Entry) -> wire::Connector {
         usable: entry.usable,
         generation: entry.generation,
         revision: entry.revision,
+        on_untrusted_ca: match connector.on_untrusted_ca {
+            OnUntrustedCa::Fail => wire::OnUntrustedCa::Fail,
+            OnUntrustedCa::Passthrough => wire::OnUntrustedCa::Passthrough,
+        }
+        .into(),
     }
 }
 

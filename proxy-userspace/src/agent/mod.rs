@@ -14,7 +14,7 @@ mod status;
 mod stop;
 mod wire;
 
-pub use status::{Status, StatusError, ask};
+pub use status::{Status, StatusError, Untrusting, ask};
 
 use std::{
     fs::File,
@@ -353,6 +353,16 @@ impl Agent {
         }
     }
 
+    fn untrusting(&self) -> Vec<Untrusting> {
+        let list = self.proxy.interceptor.untrusting.list().into_iter();
+        list.map(|(workload, host, connections)| Untrusting {
+            workload,
+            host,
+            connections,
+        })
+        .collect()
+    }
+
     fn report(&self, serving: Option<(&Pods, bool)>) {
         let unsigned = match self.signer.hosts() {
             Some(signed) => self.snapshot.hosts().difference(signed).count(),
@@ -366,6 +376,7 @@ impl Agent {
             status.unsigned_hosts = unsigned;
             status.connections = Counters::read(&counters.open);
             status.injected = Counters::read(&counters.injected);
+            status.untrusting = self.untrusting();
             if let Some((pods, ready)) = serving {
                 status.ready = ready;
                 status.pods = pods.enrolled();

@@ -47,6 +47,21 @@ pub struct Status {
     pub connections: u64,
     /// Requests that got a credential.
     pub injected: u64,
+    /// Pods that did not trust Postern's certificates of late.
+    #[serde(default)]
+    pub untrusting: Vec<Untrusting>,
+}
+
+/// A pod that ended connections to a host because of Postern's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Untrusting {
+    /// The pod.
+    pub workload: String,
+    /// The host of a Connector.
+    pub host: String,
+    /// How many.
+    pub connections: u64,
 }
 
 /// Why an agent cannot be asked.

@@ -11,8 +11,8 @@ use rustls_pki_types::CertificateDer;
 use crate::{
     node::{Binding, Granted},
     state::{
-        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
-        Scheme,
+        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy,
+        OnUntrustedCa, Protocol, Scheme,
     },
 };
 
@@ -97,6 +97,10 @@ pub(super) fn granted(
         missing("failure policy");
         FailurePolicy::Closed
     });
+    let on_untrusted_ca = on_untrusted_ca(message.on_untrusted_ca).unwrap_or_else(|| {
+        missing("what happens to clients without trust");
+        OnUntrustedCa::Fail
+    });
     let credential = message.credential.as_ref().and_then(|it| {
         let known = credential(it);
         if known.is_none() {
@@ -117,6 +121,7 @@ pub(super) fn granted(
         credential,
         client_authorization,
         failure_policy,
+        on_untrusted_ca,
         extra_roots: message
             .extra_roots
             .iter()
@@ -173,6 +178,13 @@ fn failure_policy(value: i32) -> Option<FailurePolicy> {
     Some(match wire::FailurePolicy::try_from(value).ok()? {
         wire::FailurePolicy::Closed => FailurePolicy::Closed,
         wire::FailurePolicy::Open => FailurePolicy::Open,
+    })
+}
+
+fn on_untrusted_ca(value: i32) -> Option<OnUntrustedCa> {
+    Some(match wire::OnUntrustedCa::try_from(value).ok()? {
+        wire::OnUntrustedCa::Fail => OnUntrustedCa::Fail,
+        wire::OnUntrustedCa::Passthrough => OnUntrustedCa::Passthrough,
     })
 }
 

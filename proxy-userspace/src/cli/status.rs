@@ -77,4 +77,10 @@ fn print(status: &AgentStatus) {
     ] {
         println!("{name:<26}{value}");
     }
+    for pod in &status.untrusting {
+        println!(
+            "{:<26}{} for {}: {} connections",
+            "without trust in Postern", pod.workload, pod.host, pod.connections
+        );
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     credential::Injector,
-    state::{Address, Connector, ConnectorId, Scheme},
+    state::{Address, Connector, ConnectorId, OnUntrustedCa, Scheme},
     tls::{Roots, TlsError, UpstreamTls},
     upstream::Endpoint,
     workload::PolicyId,
@@ -231,6 +231,14 @@ impl Site {
         self.targets.iter().any(|target| !target.path.is_empty())
     }
 
+    /// Whether clients that do not trust Postern may speak to the site directly: when all
+    /// Connectors on it say so.
+    pub fn may_pass(&self) -> bool {
+        self.targets
+            .iter()
+            .all(|target| target.connector.on_untrusted_ca == OnUntrustedCa::Passthrough)
+    }
+
     /// An endpoint to ask about the site itself, such as the HTTP version it speaks.
     pub fn endpoint(&self) -> &Endpoint {
         self.targets
@@ -261,6 +269,7 @@ mod tests {
             credential: None,
             client_authorization: ClientAuthorization::Replace,
             failure_policy: FailurePolicy::Closed,
+            on_untrusted_ca: OnUntrustedCa::Fail,
             extra_roots: Arc::default(),
         })
     }

@@ -211,7 +211,7 @@ mod tests {
     use super::*;
     use crate::{
         node::Binding,
-        state::{ClientAuthorization, Protocol, Scheme},
+        state::{ClientAuthorization, OnUntrustedCa, Protocol, Scheme},
     };
 
     fn connector(id: u32, host: &str, port: u16, failure_policy: FailurePolicy) -> Granted {
@@ -231,6 +231,7 @@ mod tests {
             credential: None,
             client_authorization: ClientAuthorization::Replace,
             failure_policy,
+            on_untrusted_ca: OnUntrustedCa::Fail,
             extra_roots: Arc::default(),
         });
         Granted {

@@ -216,6 +216,7 @@ fn is_same(a: &Connector, b: &Connector) -> bool {
         && a.protocol == b.protocol
         && a.client_authorization == b.client_authorization
         && a.failure_policy == b.failure_policy
+        && a.on_untrusted_ca == b.on_untrusted_ca
         && a.extra_roots == b.extra_roots
 }
 

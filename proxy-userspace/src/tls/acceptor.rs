@@ -4,17 +4,20 @@ use std::{error::Error, sync::Arc};
 
 use rustls::{
     AlertDescription, ServerConfig,
-    crypto::aws_lc_rs::{Ticketer, default_provider},
-    server::ResolvesServerCert,
+    crypto::aws_lc_rs::default_provider,
+    server::{NoServerSessionStorage, ResolvesServerCert},
     sign::SingleCertAndKey,
 };
 
-use super::{Authority, H2, HTTP1, TlsError, mint::Minter};
+use super::{Authority, H2, HTTP1, TlsError, Untrusting, mint::Minter, tickets::Tickets};
 
 /// Terminates the TLS of clients with certificates of the node's authority.
 pub struct Interceptor {
+    /// The clients that do not trust it.
+    pub untrusting: Untrusting,
     minter: Arc<Minter>,
-    /// Shared by all names; they differ in nothing but ALPN, and share the ticket keys.
+    tickets: Arc<Tickets>,
+    /// Shared by all names; they differ in nothing but ALPN, and share the tickets.
     plain: Arc<ServerConfig>,
     http1: Arc<ServerConfig>,
     h2: Arc<ServerConfig>,
@@ -24,27 +27,34 @@ impl Interceptor {
     /// An interceptor that has no certificate until it has an authority.
     pub fn new() -> Result<Self, TlsError> {
         let minter = Arc::new(Minter::new()?);
+        let tickets = Arc::new(Tickets::new()?);
         let mut config = ServerConfig::builder_with_provider(default_provider().into())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&minter) as Arc<dyn ResolvesServerCert>);
-        config.ticketer = Ticketer::new()?;
+        config.ticketer = Arc::clone(&tickets) as _;
+        // TLS 1.2 clients without tickets: sessions kept here would outlive their authority.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         let speaking = |alpn: &[u8]| {
             let mut config = config.clone();
             config.alpn_protocols = vec![alpn.to_vec()];
             Arc::new(config)
         };
         Ok(Self {
+            untrusting: Untrusting::default(),
             minter,
+            tickets,
             http1: speaking(HTTP1),
             h2: speaking(H2),
             plain: Arc::new(config),
         })
     }
 
-    /// From now on `authority` signs the certificates.
+    /// From now on `authority` signs the certificates. Sessions that began with another one's
+    /// are not resumed.
     pub fn set_authority(&self, authority: Authority) {
         self.minter.set_authority(authority);
+        self.tickets.forget();
     }
 
     /// The configuration for `host` that speaks `alpn` and nothing else; `None` when the
@@ -66,6 +76,7 @@ impl Interceptor {
         if !named {
             let mut fixed = ServerConfig::clone(config);
             fixed.cert_resolver = Arc::new(SingleCertAndKey::from(self.minter.leaf(host)?));
+            fixed.ticketer = Arc::new(self.tickets.of_host(host));
             return Ok(Arc::new(fixed));
         }
         Ok(Arc::clone(config))

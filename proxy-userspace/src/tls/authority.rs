@@ -7,23 +7,30 @@
 //! here, and its key is gone as soon as the intermediate is signed. The intermediate's key
 //! never leaves memory.
 
-use std::time::Duration;
+use std::{
+    ops::Range,
+    time::{Duration, SystemTime},
+};
 
-use connectors::pki::{ca_params, common_name, constraints, serial, validity};
+use connectors::pki::{BACKDATED, ca_params, common_name, constraints, serial};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls_pki_types::CertificateDer;
+use x509_parser::parse_x509_certificate;
 
 use super::TlsError;
+use crate::limits;
 
-/// Life of root and intermediate: longer than any command is expected to run.
-const LIFE: Duration = Duration::from_hours(30 * 24);
+/// Life of root and intermediate of a run: longer than any command runs, whatever the clock
+/// does. The key lives no longer than the process.
+const LIFE: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// Signs leaf certificates for a fixed set of hosts.
 pub struct Authority {
     intermediate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    valid: Range<SystemTime>,
 }
 
 /// The key of an [`Authority`] that somebody else is to sign.
@@ -46,9 +53,15 @@ impl AuthorityKey {
     pub fn certified(self, certificate: Vec<u8>) -> Result<Authority, TlsError> {
         let intermediate = CertificateDer::from(certificate);
         let issuer = Issuer::from_ca_cert_der(&intermediate, self.0).map_err(own_failure)?;
+        let (_, parsed) = parse_x509_certificate(&intermediate)
+            .map_err(|_| own_failure(rcgen::Error::CouldNotParseCertificate))?;
+        let validity = parsed.validity();
+        let valid =
+            validity.not_before.to_datetime().into()..validity.not_after.to_datetime().into();
         Ok(Authority {
             intermediate,
             issuer,
+            valid,
         })
     }
 }
@@ -73,33 +86,63 @@ impl Authority {
         let intermediate = params.signed_by(&key, &root_issuer).map_err(own_failure)?;
         let authority = Self {
             intermediate: intermediate.der().clone(),
+            valid: params.not_before.into()..params.not_after.into(),
             issuer: Issuer::new(params, key),
         };
         Ok((authority, root.pem()))
     }
 
-    /// A chain for `host`, which has to be one of the authority's, and the key's owner.
+    /// When it needs no successor, by the wall clock: until two thirds of its life are over.
+    pub fn prime(&self) -> Range<SystemTime> {
+        let Range { start, end } = self.valid;
+        let life = end.duration_since(start).unwrap_or_default();
+        start..end - life / 3
+    }
+
+    /// A certificate for `host`, which has to be one of the authority's, and for the key; valid
+    /// from now on, but no longer than the authority.
     pub(super) fn leaf(
         &self,
         host: &str,
         key: &KeyPair,
-        life: Duration,
-    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        now: SystemTime,
+    ) -> Result<Chain, TlsError> {
         let failed = |source| TlsError::Mint {
             host: host.to_owned(),
             source,
         };
+        let Range { start, end } = self.valid;
+        if !self.valid.contains(&now) {
+            return Err(TlsError::Untimely {
+                host: host.to_owned(),
+                now: now.into(),
+                start: start.into(),
+                end: end.into(),
+            });
+        }
+        let end = end.min(now + limits::LEAF_LIFE);
         let mut params = CertificateParams::new(vec![host.to_owned()]).map_err(failed)?;
         params.distinguished_name = common_name("Postern");
-        (params.not_before, params.not_after) = validity(life);
+        params.not_before = start.max(now - BACKDATED).into();
+        params.not_after = end.into();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         // All leaves have one key, from which rcgen would derive one serial number.
         params.serial_number = Some(serial().map_err(|_| TlsError::Random)?);
         let leaf = params.signed_by(key, &self.issuer).map_err(failed)?;
-        Ok(vec![leaf.der().clone(), self.intermediate.clone()])
+        Ok(Chain {
+            certificates: vec![leaf.der().clone(), self.intermediate.clone()],
+            end,
+        })
     }
+}
+
+/// A leaf certificate with the authority's.
+pub(super) struct Chain {
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+    /// The end of the leaf's validity.
+    pub(super) end: SystemTime,
 }
 
 fn own_failure(source: rcgen::Error) -> TlsError {

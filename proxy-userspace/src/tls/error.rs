@@ -1,3 +1,5 @@
+use time::OffsetDateTime;
+
 /// Why certificates cannot be made or trust not be established.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -8,6 +10,21 @@ pub enum TlsError {
         host: String,
         /// Why.
         source: rcgen::Error,
+    },
+    /// The authority is not valid at this time.
+    #[error(
+        "cannot make a certificate for {host} at {now}: this node's certificate authority is \
+         valid from {start} to {end}; check the node's clock, and whether the controller answers"
+    )]
+    Untimely {
+        /// For which host.
+        host: String,
+        /// The time, by the node's clock.
+        now: OffsetDateTime,
+        /// Since when the authority is valid.
+        start: OffsetDateTime,
+        /// Until when.
+        end: OffsetDateTime,
     },
     /// Nobody has signed this node's authority yet.
     #[error("no certificate can be made before the controller has signed this node's authority")]

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -14,7 +15,7 @@ use rustls::{
 };
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use super::{Authority, TlsError};
+use super::{Authority, TlsError, authority::Chain};
 use crate::{limits, state::normal_host};
 
 /// Answers with a certificate for the name that the client asks for.
@@ -34,8 +35,9 @@ struct Signed {
 
 struct Leaf {
     certified: Arc<CertifiedKey>,
-    /// By the wall clock, like the certificate's own end.
-    made: SystemTime,
+    /// When it is given out, by the wall clock like its validity: during the first half of
+    /// that. A clock that was put back has another one made as well.
+    fresh: Range<SystemTime>,
 }
 
 impl Minter {
@@ -62,20 +64,30 @@ impl Minter {
 
     /// The certificate for `host`, from the cache or made now.
     pub(super) fn leaf(&self, host: &str) -> Result<Arc<CertifiedKey>, TlsError> {
-        // Hosts are the Connectors' own, so the lock is held while signing only a few times.
+        self.leaf_at(host, SystemTime::now())
+    }
+
+    pub(super) fn leaf_at(
+        &self,
+        host: &str,
+        now: SystemTime,
+    ) -> Result<Arc<CertifiedKey>, TlsError> {
+        // Hosts are the Connectors' own, so the lock is held while signing only a few times;
+        // that it is held has each of them signed once.
         let mut signed = self.lock();
         let Signed { authority, leaves } = &mut *signed;
         if let Some(leaf) = leaves.get(host)
-            && leaf
-                .made
-                .elapsed()
-                .is_ok_and(|age| age < limits::LEAF_LIFE / 2)
+            && leaf.fresh.contains(&now)
         {
             return Ok(Arc::clone(&leaf.certified));
         }
         let authority = authority.as_ref().ok_or(TlsError::NoAuthority)?;
-        let chain = authority.leaf(host, &self.key, limits::LEAF_LIFE)?;
-        let certified = Arc::new(CertifiedKey::new(chain, Arc::clone(&self.signing_key)));
+        let Chain { certificates, end } = authority.leaf(host, &self.key, now)?;
+        let life = end.duration_since(now).unwrap_or_default();
+        let certified = Arc::new(CertifiedKey::new(
+            certificates,
+            Arc::clone(&self.signing_key),
+        ));
         if leaves.len() >= limits::LEAVES {
             leaves.clear();
         }
@@ -83,7 +95,7 @@ impl Minter {
             host.to_owned(),
             Leaf {
                 certified: Arc::clone(&certified),
-                made: SystemTime::now(),
+                fresh: now..now + life / 2,
             },
         );
         Ok(certified)

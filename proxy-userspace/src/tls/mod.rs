@@ -5,12 +5,17 @@ mod acceptor;
 mod authority;
 mod error;
 mod mint;
+#[cfg(test)]
+mod tests;
+mod tickets;
 mod trust;
+mod untrusting;
 
 pub use acceptor::{Interceptor, is_distrust};
 pub use authority::{Authority, AuthorityKey};
 pub use error::TlsError;
 pub use trust::{Roots, UpstreamTls};
+pub use untrusting::{Refused, Sign, Untrusting};
 
 /// ALPN name of HTTP/2 (RFC 9113, section 3.2).
 pub const H2: &[u8] = b"h2";

@@ -2,7 +2,9 @@
 //! without.
 
 mod bad_input;
+mod both_sides;
 mod check;
+mod clients;
 mod forward;
 mod git_and_apis;
 mod hostile;

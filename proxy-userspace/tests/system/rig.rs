@@ -21,8 +21,8 @@ use postern::{
     node::{Binding, Granted, Node, NodeError},
     proxy::Proxy,
     state::{
-        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
-        Scheme,
+        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy,
+        OnUntrustedCa, Protocol, Scheme,
     },
     tls::{Authority, Interceptor, Roots},
     workload::{Cgroup, NetNs, PolicyId, Workload},
@@ -90,6 +90,7 @@ pub(crate) fn connector(
         }),
         client_authorization: ClientAuthorization::Replace,
         failure_policy: FailurePolicy::Closed,
+        on_untrusted_ca: OnUntrustedCa::Fail,
         extra_roots: Arc::new([]),
     }
 }

@@ -52,6 +52,13 @@ const ALWAYS: &[Need] = &[
         File("/etc/ssl/certs/ca-certificates.crt"),
     ),
     need("procps", Program("ps")),
+    // Clients with TLS of their own making.
+    need(
+        "python3-requests",
+        File("/usr/lib/python3/dist-packages/requests/__init__.py"),
+    ),
+    need("nodejs", Program("node")),
+    need("openjdk-17-jdk-headless", Program("javac")),
     // Real pods.
     need("containerd", Program("containerd")),
     need("runc", Program("runc")),

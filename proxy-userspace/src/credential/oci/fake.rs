@@ -16,8 +16,8 @@ use secrecy::SecretString;
 use super::fetch::{Fetch, FetchError};
 use super::flight::Clock;
 use crate::state::{
-    Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
-    Scheme,
+    Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, OnUntrustedCa,
+    Protocol, Scheme,
 };
 
 pub(super) const SECRET: &str = "hunter2";
@@ -141,6 +141,7 @@ pub(super) fn connector(credential: Option<Credential>) -> Arc<Connector> {
         credential,
         client_authorization: ClientAuthorization::Replace,
         failure_policy: FailurePolicy::Closed,
+        on_untrusted_ca: OnUntrustedCa::Fail,
         extra_roots: Arc::default(),
     })
 }
