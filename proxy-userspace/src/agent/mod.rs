@@ -34,7 +34,7 @@ use tokio::{
 };
 
 use crate::{
-    limits,
+    limits::{self, Tuning},
     node::{Node, NodeError},
     process::raise_open_files,
     proxy::Proxy,
@@ -70,6 +70,8 @@ pub struct Options {
     pub pins: PathBuf,
     /// For the status socket.
     pub run_directory: PathBuf,
+    /// Limits of the proxy.
+    pub tuning: Tuning,
 }
 
 /// Serves until it is told to stop or a successor has taken over.
@@ -108,6 +110,7 @@ async fn start(options: &Options) -> Result<()> {
             interceptor: Interceptor::new()?,
             resolver: Arc::default(),
             counters: Arc::default(),
+            tuning: options.tuning,
         }),
         roots: Roots::system(),
         connected: controller.connected(),

@@ -36,6 +36,8 @@ pub(super) struct Agent {
     pins: super::Pins,
     #[command(flatten)]
     run_directory: super::RunDirectory,
+    #[command(flatten)]
+    tuning: super::tuning::TuningArgs,
 }
 
 impl Agent {
@@ -48,6 +50,7 @@ impl Agent {
             cgroup_root: self.cgroup_root,
             pins: self.pins.pins,
             run_directory: self.run_directory.run_directory,
+            tuning: self.tuning.into(),
         })
     }
 }

@@ -5,6 +5,7 @@ mod check;
 mod enter;
 mod run;
 mod status;
+mod tuning;
 mod unload;
 
 use std::{

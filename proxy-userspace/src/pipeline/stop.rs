@@ -30,6 +30,9 @@ impl Stop {
             Self::Upstream(error) => {
                 let status = match error.kind {
                     upstream::ErrorKind::Silent => StatusCode::GATEWAY_TIMEOUT,
+                    upstream::ErrorKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+                    upstream::ErrorKind::ClientBroken => StatusCode::BAD_REQUEST,
+                    upstream::ErrorKind::ClientSilent => StatusCode::REQUEST_TIMEOUT,
                     _ => StatusCode::BAD_GATEWAY,
                 };
                 (status, error.to_string().into())

@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -11,23 +12,31 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::{
-    body::{Body, BodyError},
+    Silence,
+    body::{Body, BodyError, await_frame},
     pool::GiveBack,
 };
 
 /// An upstream's answer; gives its connection back when it has been read to the end.
-pub(super) fn body(inner: Incoming, mut give_back: Option<GiveBack>) -> Body {
+/// It is given up when nothing of it comes for `patience`.
+pub(super) fn body(inner: Incoming, mut give_back: Option<GiveBack>, patience: Duration) -> Body {
     if inner.is_end_stream()
         && let Some(give_back) = give_back.take()
     {
         give_back.done();
     }
-    ResponseBody { inner, give_back }.boxed_unsync()
+    ResponseBody {
+        inner,
+        give_back,
+        silence: Silence::new(patience),
+    }
+    .boxed_unsync()
 }
 
 struct ResponseBody {
     inner: Incoming,
     give_back: Option<GiveBack>,
+    silence: Silence,
 }
 
 impl HttpBody for ResponseBody {
@@ -35,23 +44,25 @@ impl HttpBody for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.inner).poll_frame(context);
+        let frame = ready!(await_frame(&mut this.silence, context, frame));
         let ended = match &frame {
             None => true,
-            Some(Ok(_)) => self.inner.is_end_stream(),
+            Some(Ok(_)) => this.inner.is_end_stream(),
             Some(Err(_)) => {
                 // Whatever is left on the connection is not to be trusted.
-                self.give_back = None;
+                this.give_back = None;
                 false
             }
         };
-        if ended && let Some(give_back) = self.give_back.take() {
+        if ended && let Some(give_back) = this.give_back.take() {
             give_back.done();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use postern::{
     datapath::unload,
+    limits::Tuning,
     node::{Binding, Granted, Node},
     proxy::Proxy,
     state::{
@@ -133,6 +134,7 @@ impl Pod {
             interceptor,
             resolver: Arc::default(),
             counters: Arc::default(),
+            tuning: Tuning::default(),
         });
         Ok((proxy, root_pem))
     }
