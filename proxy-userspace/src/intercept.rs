@@ -214,6 +214,8 @@ pub async fn plain<IO>(
             let connection = conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(limits::H2_STREAMS)
+                .max_pending_accept_reset_streams(limits::H2_PENDING_RESETS)
+                .max_local_error_reset_streams(limits::H2_OWN_RESETS)
                 .initial_stream_window_size(limits::CLIENT_H2_STREAM_WINDOW)
                 .initial_connection_window_size(limits::CLIENT_H2_CONNECTION_WINDOW)
                 .max_header_list_size(limits::H2_HEADER_LIST)

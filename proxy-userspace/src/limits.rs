@@ -99,6 +99,10 @@ pub const HEADERS: usize = 128;
 pub const H2_HEADER_LIST: u32 = 64 * 1024;
 /// Streams that one client connection may have open.
 pub const H2_STREAMS: u32 = 128;
+/// Streams of a client that it reset before Postern looked at them (CVE-2023-44487).
+pub const H2_PENDING_RESETS: usize = 20;
+/// Streams of a client that Postern reset for faults of the client.
+pub const H2_OWN_RESETS: usize = 1_024;
 /// Window of one HTTP/2 stream of an upstream, bytes.
 pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 /// Window of an HTTP/2 connection to an upstream, bytes.

@@ -46,6 +46,9 @@ pub fn check_head(site: &Site, head: &Parts) -> Result<(), Refusal> {
             "CONNECT is for proxies, and this connection was made for the server itself",
         ));
     }
+    if head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return bad("the request has more than one Content-Length field; send one");
+    }
     if site.has_prefixes() && has_dot_segment(head.uri.path()) {
         return bad(
             "the path has \".\" or \"..\" segments, and which Connector it belongs to is \

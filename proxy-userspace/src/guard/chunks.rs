@@ -21,6 +21,7 @@ pub(super) enum Chunks {
 /// Why a body cannot be read.
 pub(super) type Fault = &'static str;
 
+const UNREADABLE: Fault = "the trailers cannot be read";
 const SIZE: Fault = "the size of a chunk is not a hexadecimal number that a CR LF or ';' follows";
 
 impl Chunks {
@@ -104,7 +105,6 @@ fn check_trailers(lines: &[u8]) -> Result<(), Fault> {
     if lines == b"\r\n" {
         return Ok(());
     }
-    const UNREADABLE: Fault = "the trailers cannot be read";
     let folded = lines.windows(2).any(|w| w == b"\n " || w == b"\n\t");
     if folded || !matches!(super::head::end(lines, 0), Ok(Some(_))) {
         return Err(UNREADABLE);

@@ -114,7 +114,15 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
     let mut body = Some(upstream::incoming(body, patience));
 
     let outcome = if let Some(site) = &site {
-        let answer = forward(caller, site, target.as_deref(), head, &wish, &mut body).await;
+        let answer = forward(
+            caller,
+            site,
+            target.as_deref(),
+            head,
+            wish.as_ref(),
+            &mut body,
+        )
+        .await;
         answer.and_then(|(response, verdict)| Ok((caller.switch(wish, response)?, verdict)))
     } else {
         caller.revoked.notify_one();
@@ -184,7 +192,7 @@ async fn forward(
     site: &Site,
     target: Option<&Target>,
     mut head: Parts,
-    wish: &Option<Wish>,
+    wish: Option<&Wish>,
     body: &mut Option<Body>,
 ) -> Result<(Response<Body>, Verdict), Stop> {
     // authorize: the connection stands for the workload and the site, its grants are looked up
@@ -223,7 +231,7 @@ async fn forward(
             if response.status() == StatusCode::UNAUTHORIZED {
                 return Err(rejected(target).into());
             }
-            Ok((finish(caller, Some(&value), response), Verdict::Injected))
+            Ok((finish(caller, Some(value), response), Verdict::Injected))
         }
         Plan::Registry(registry) => registry_request(caller, target, registry, head, body).await,
     }

@@ -20,7 +20,7 @@ use crate::limits::{self, Tuning};
 /// to exchanges is one to connections.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    lanes: Mutex<HashMap<PoolKey, Arc<Lane>>>,
+    open: Mutex<HashMap<PoolKey, Arc<Lane>>>,
     width: usize,
     queue: usize,
 }
@@ -41,7 +41,7 @@ pub(super) struct Place {
 impl Lanes {
     pub(super) fn new(tuning: &Tuning) -> Self {
         Self {
-            lanes: Mutex::default(),
+            open: Mutex::default(),
             width: tuning.upstream_connections,
             queue: tuning.upstream_queue,
         }
@@ -95,7 +95,7 @@ impl Lanes {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PoolKey, Arc<Lane>>> {
         // Nothing panics while it holds the lock.
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
