@@ -33,7 +33,7 @@ use tokio::{
 
 pub(crate) const TOKEN: &str = "t0ken-that-nobody-may-see";
 /// For what has to happen, however slow the machine is.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const POLICY: PolicyId = PolicyId(1);
 
 /// What must come to pass.

@@ -2,7 +2,7 @@
 
 mod cases;
 
-use std::convert::Infallible;
+use std::{collections::BTreeSet, convert::Infallible};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -248,4 +248,68 @@ async fn after_a_granted_request_for_another_protocol_anything_passes() {
         .read_exact(&mut early[..2])
         .await
         .expect("what follows");
+}
+
+/// How far a stream gets, and why it stops: the same however it is cut into pieces.
+fn follow<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (u64, String) {
+    let (mut framing, mut held) = (Framing::new(), Vec::new());
+    for piece in pieces {
+        held.extend_from_slice(piece);
+        loop {
+            let passed = framing.advance(&held);
+            held.drain(..passed.bytes);
+            if let Some(stop) = passed.stop {
+                return (framing.heads(), format!("{stop:?}"));
+            }
+            if !framing.waits() {
+                break;
+            }
+            framing.answered(false);
+        }
+    }
+    (framing.heads(), format!("{} bytes are held", held.len()))
+}
+
+/// Bytes that mean something to somebody.
+const ODD: &[u8] = b"\r\n\t :;0a,\0#\x7f\xff";
+
+#[test]
+fn pieces_make_no_difference_whatever_the_stream() {
+    // xorshift: the same streams in each run.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).expect("31 bits") % below
+    };
+    let requests: Vec<&str> = SOUND_ONES
+        .iter()
+        .map(|(request, _)| *request)
+        .chain(REFUSED.iter().map(|(request, _, _)| *request))
+        .collect();
+    let mut outcomes = BTreeSet::new();
+    for _ in 0..20_000 {
+        let last = requests[random(requests.len())];
+        let mut stream: Vec<u8> = (0..3)
+            .flat_map(|_| SOUND_ONES[random(SOUND_ONES.len())].0.bytes())
+            .chain(last.bytes())
+            .collect();
+        for _ in 0..random(3) {
+            let at = random(stream.len());
+            match random(3) {
+                0 => stream[at] = ODD[random(ODD.len())],
+                1 => drop(stream.remove(at)),
+                _ => stream.insert(at, ODD[random(ODD.len())]),
+            }
+        }
+        let whole = follow(std::iter::once(stream.as_slice()));
+        let size = 1 + random(20);
+        let cut = follow(stream.chunks(size));
+        let text = String::from_utf8_lossy(&stream);
+        assert_eq!(whole, cut, "in pieces of {size}: {text:?}");
+        outcomes.insert(whole.1);
+    }
+    // The streams did reach what they are made for.
+    assert!(outcomes.len() > 30, "{outcomes:?}");
 }
