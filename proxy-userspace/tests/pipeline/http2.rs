@@ -190,7 +190,10 @@ async fn what_names_another_host_or_method_is_refused() {
     user[3].1 = &authority;
     let mut trace = get(&host);
     trace[0].1 = "TRACE";
+    let mut lengths = get(&host);
+    lengths.extend([("content-length", "0"); 2]);
     let cases = [
+        (lengths, "more than one Content-Length"),
         (get("other.test"), "another host"),
         (two, "different hosts"),
         (user, "host"),
