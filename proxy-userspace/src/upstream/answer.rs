@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -10,6 +11,10 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep},
+};
 
 use super::{
     Silence,
@@ -26,17 +31,75 @@ pub(super) fn body(inner: Incoming, mut give_back: Option<GiveBack>, patience: D
         give_back.done();
     }
     ResponseBody {
-        inner,
+        source: Arc::new(Mutex::new(Source::new(inner))),
         give_back,
         silence: Silence::new(patience),
+        _watch: None,
     }
     .boxed_unsync()
 }
 
+/// The same on HTTP/2, where a client can leave one stream unread while the connection is as
+/// alive as ever, and nobody asks for the rest of the body: that is noticed here.
+pub(super) fn watched_body(inner: Incoming, patience: Duration) -> Body {
+    if inner.is_end_stream() {
+        return body(inner, None, patience);
+    }
+    let source = Arc::new(Mutex::new(Source::new(inner)));
+    let watch = tokio::spawn(watch(Arc::clone(&source), patience));
+    ResponseBody {
+        source,
+        give_back: None,
+        silence: Silence::new(patience),
+        _watch: Some(Watch(watch.abort_handle())),
+    }
+    .boxed_unsync()
+}
+
+/// Lets go of an answer that nobody has taken anything of for `patience`; at the latest after
+/// twice that time.
+async fn watch(source: Arc<Mutex<Source>>, patience: Duration) {
+    loop {
+        sleep(patience).await;
+        let mut source = lock(&source);
+        if source.taken.is_some_and(|at| at.elapsed() >= patience) {
+            source.body = None;
+            return;
+        }
+    }
+}
+
 struct ResponseBody {
-    inner: Incoming,
+    source: Arc<Mutex<Source>>,
     give_back: Option<GiveBack>,
     silence: Silence,
+    _watch: Option<Watch>,
+}
+
+/// Somebody who looks whether an answer is read; not beyond its end.
+struct Watch(AbortHandle);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Where an answer comes from.
+struct Source {
+    /// `None` once it was let go.
+    body: Option<Incoming>,
+    /// When the client's side took a frame; `None` while it waits for one.
+    taken: Option<Instant>,
+}
+
+impl Source {
+    fn new(body: Incoming) -> Self {
+        Self {
+            body: Some(body),
+            taken: None,
+        }
+    }
 }
 
 impl HttpBody for ResponseBody {
@@ -48,17 +111,24 @@ impl HttpBody for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let frame = Pin::new(&mut this.inner).poll_frame(context);
+        let mut source = lock(&this.source);
+        source.taken = None;
+        let Some(body) = &mut source.body else {
+            return Poll::Ready(Some(Err(BodyError::Silent(this.silence.limit()))));
+        };
+        let frame = Pin::new(&mut *body).poll_frame(context);
         let frame = ready!(await_frame(&mut this.silence, context, frame));
         let ended = match &frame {
             None => true,
-            Some(Ok(_)) => this.inner.is_end_stream(),
+            Some(Ok(_)) => body.is_end_stream(),
             Some(Err(_)) => {
                 // Whatever is left on the connection is not to be trusted.
                 this.give_back = None;
                 false
             }
         };
+        source.taken = Some(Instant::now());
+        drop(source);
         if ended && let Some(give_back) = this.give_back.take() {
             give_back.done();
         }
@@ -66,10 +136,20 @@ impl HttpBody for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        let source = lock(&self.source);
+        source.body.as_ref().is_some_and(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let source = lock(&self.source);
+        source
+            .body
+            .as_ref()
+            .map_or_else(SizeHint::default, HttpBody::size_hint)
     }
+}
+
+fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
+    // Nothing panics while it holds the lock.
+    source.lock().unwrap_or_else(PoisonError::into_inner)
 }

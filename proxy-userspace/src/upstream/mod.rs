@@ -249,7 +249,7 @@ impl Upstream {
             let mut failed = match answer {
                 Ok(Ok(response)) => {
                     let patience = self.tuning.between_frames(response.headers());
-                    return Ok(response.map(|body| answer::body(body, None, patience)));
+                    return Ok(response.map(|body| answer::watched_body(body, patience)));
                 }
                 Ok(Err(failed)) => failed,
                 // A connection that stays silent may be dead without knowing.

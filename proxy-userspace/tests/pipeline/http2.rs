@@ -6,7 +6,7 @@ use http_body::Frame as BodyFrame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use postern::telemetry::Counters;
+use postern::{limits::Tuning, telemetry::Counters};
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -14,6 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -23,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     frames::{CANCEL, Client, DATA, END_STREAM, GOAWAY, HEADERS, PROTOCOL_ERROR, RST_STREAM, get},
-    rig::Rig,
+    rig::{Rig, soon},
 };
 
 type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
@@ -32,7 +33,7 @@ type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 struct Server {
     address: SocketAddr,
     whole: Arc<AtomicUsize>,
-    /// Has answers to `/dies` break off.
+    /// Has answers to `/dies` break off; tells that one to `/endless` was cancelled.
     death: Arc<Notify>,
 }
 
@@ -70,7 +71,7 @@ async fn serve(stream: TcpStream, whole: Arc<AtomicUsize>, death: Arc<Notify>) {
         .await;
 }
 
-/// `/dies` breaks its answer off, `/trailers` sends back what it got; all others say "ok".
+/// `/endless` never ends, `/dies` breaks its answer off, `/trailers` sends back what it got; all others say "ok".
 async fn answer(request: Request<Incoming>, whole: &AtomicUsize, death: Arc<Notify>) -> Answer {
     let path = request.uri().path().to_owned();
     if path == "/dies" {
@@ -80,6 +81,15 @@ async fn answer(request: Request<Incoming>, whole: &AtomicUsize, death: Arc<Noti
             let _ = sender.send(Ok(half)).await;
             death.notified().await;
             let _ = sender.send(Err(std::io::ErrorKind::Other.into())).await;
+        });
+        return Response::new(StreamBody::new(ReceiverStream::new(frames)).boxed_unsync());
+    }
+    if path == "/endless" {
+        let (sender, frames) = mpsc::channel(2);
+        tokio::spawn(async move {
+            let more = || BodyFrame::data(Bytes::from_static(&[0; 4096]));
+            while sender.send(Ok(more())).await.is_ok() {}
+            death.notify_one();
         });
         return Response::new(StreamBody::new(ReceiverStream::new(frames)).boxed_unsync());
     }
@@ -275,6 +285,31 @@ async fn an_upstream_that_dies_in_its_answer_resets_the_stream() {
     server.death.notify_one();
     let end = client.wait_for(&[DATA, RST_STREAM]).await.expect("an end");
     assert_eq!((end.kind, end.stream), (RST_STREAM, 1), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_is_cancelled_upstream_and_others_go_on() {
+    let server = Server::start().await;
+    let tuning = Tuning {
+        idle_body: Duration::from_millis(300),
+        ..Tuning::default()
+    };
+    let rig = Rig::tuned(server.address, tuning);
+    let host = rig.host();
+    let mut fields = get(&host);
+    fields[2].1 = "/endless";
+    let mut client = Client::connect(&rig).await;
+    client.request(1, END_STREAM, &fields).await;
+    // No more than its window comes, which is never opened again.
+    soon(server.death.notified()).await;
+    client.request(3, END_STREAM, &get(&host)).await;
+    loop {
+        let head = client.wait_for(&[HEADERS]).await.expect("a head");
+        if head.stream == 3 {
+            assert!(is_ok(&head.payload), "{head:?}");
+            return;
+        }
+    }
 }
 
 #[tokio::test]
