@@ -8,7 +8,7 @@ use std::{convert::Infallible, future::Future, io, sync::Arc};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
-    header::{PROXY_AUTHENTICATE, PROXY_AUTHORIZATION},
+    header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, UPGRADE},
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,7 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    gate::{self, Routes, Site},
+    gate::{self, Refusal, Routes, Site},
+    guard::Guard,
     intercept, limits,
     pipeline::{self, Caller},
     proxy::Worker,
@@ -74,23 +75,42 @@ impl ForwardProxy {
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, permit: Arc<OwnedSemaphorePermit>) {
+        let (io, requests) = Guard::new(stream, self.worker.proxy.tuning.idle_body);
         let service = service_fn(move |mut request: Request<Incoming>| {
-            let proxy = Arc::clone(&self);
+            let (proxy, requests) = (Arc::clone(&self), requests.clone());
             // A tunnel outlives the connection's life as HTTP, and counts as well.
             request.extensions_mut().insert(Arc::clone(&permit));
-            async move { Ok::<_, Infallible>(proxy.request(request).await) }
+            async move {
+                let tunnel = request.method() == Method::CONNECT;
+                let response = match requests.next() {
+                    None => proxy.request(request).await,
+                    Some(refusal) => proxy.refuse(&refusal),
+                };
+                requests.answer(tunnel && response.status().is_success());
+                Ok::<_, Infallible>(response)
+            }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits::REQUEST_HEAD)
             .max_buf_size(limits::HEAD_BYTES)
+            .max_headers(limits::HEADERS)
             .preserve_header_case(true)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(io), service)
             .with_upgrades()
             .await;
         if let Err(error) = served {
             tracing::debug!("a connection to the forward proxy ended: {error}");
         }
+    }
+
+    /// Answers a request whose head is refused before it is read.
+    fn refuse(&self, refusal: &Refusal) -> Response<Body> {
+        Counters::add(&self.worker.proxy.counters.refused, 1);
+        let mut response = text(refusal.status, &refusal.reason);
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+        response
     }
 
     async fn request(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Body> {
@@ -131,8 +151,10 @@ impl ForwardProxy {
         &self,
         host: String,
         port: Option<u16>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Response<Body> {
+        // Clients ask for another protocol by way of CONNECT.
+        request.headers_mut().remove(UPGRADE);
         let (scheme, default) = match request.uri().scheme_str() {
             Some("https") => (Scheme::Https, 443),
             _ => (Scheme::Http, 80),
@@ -176,7 +198,8 @@ impl ForwardProxy {
         };
         let (mut head, body) = request.into_parts();
         gate::strip_request(&mut head.headers);
-        let body = upstream::incoming(body);
+        let tuning = &self.worker.proxy.tuning;
+        let body = upstream::incoming(body, tuning.between_frames(&head.headers));
         let sent = self
             .worker
             .upstream

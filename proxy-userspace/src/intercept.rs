@@ -1,8 +1,9 @@
 //! From an accepted connection to its requests: decides between interception and splicing,
 //! terminates TLS, and runs the HTTP server.
 
-use std::{error::Error, io, pin::pin, sync::Arc};
+use std::{convert::Infallible, error::Error, io, pin::pin, sync::Arc};
 
+use http::StatusCode;
 use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::HandshakeKind;
@@ -16,6 +17,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use crate::{
     detect::{self, Protocol},
     gate::Site,
+    guard::{Guard, Patient},
     limits,
     listen::Inbound,
     pipeline::{self, Caller},
@@ -220,20 +222,29 @@ pub async fn plain<IO>(
         version,
     ));
     let calling = Arc::clone(&caller);
-    let service = service_fn(move |request: http::Request<Incoming>| {
-        let caller = Arc::clone(&calling);
-        async move { Ok::<_, std::convert::Infallible>(pipeline::handle(&caller, request).await) }
-    });
-    let io = TokioIo::new(io);
+    let patience = worker.proxy.tuning.idle_body;
     let served = match version {
         HttpVersion::Http1 => {
+            let (io, requests) = Guard::new(io, patience);
+            let service = service_fn(move |request: http::Request<Incoming>| {
+                let (caller, requests) = (Arc::clone(&calling), requests.clone());
+                async move {
+                    let response = match requests.next() {
+                        None => pipeline::handle(&caller, request).await,
+                        Some(refusal) => pipeline::refuse(&caller, refusal),
+                    };
+                    requests.answer(response.status() == StatusCode::SWITCHING_PROTOCOLS);
+                    Ok::<_, Infallible>(response)
+                }
+            });
             let connection = conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits::REQUEST_HEAD)
                 .max_buf_size(limits::HEAD_BYTES)
                 .max_headers(limits::HEADERS)
                 .preserve_header_case(true)
-                .serve_connection(io, service);
+                .serve_connection(TokioIo::new(io), service)
+                .with_upgrades();
             let mut connection = pin!(connection);
             let served = tokio::select! {
                 served = connection.as_mut() => Some(served),
@@ -248,13 +259,19 @@ pub async fn plain<IO>(
             }
         }
         HttpVersion::Http2 => {
+            let service = service_fn(move |request: http::Request<Incoming>| {
+                let caller = Arc::clone(&calling);
+                async move { Ok::<_, Infallible>(pipeline::handle(&caller, request).await) }
+            });
             let connection = conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(limits::H2_STREAMS)
+                .max_pending_accept_reset_streams(limits::H2_PENDING_RESETS)
+                .max_local_error_reset_streams(limits::H2_OWN_RESETS)
                 .initial_stream_window_size(limits::CLIENT_H2_STREAM_WINDOW)
                 .initial_connection_window_size(limits::CLIENT_H2_CONNECTION_WINDOW)
                 .max_header_list_size(limits::H2_HEADER_LIST)
-                .serve_connection(io, service);
+                .serve_connection(TokioIo::new(Patient::new(io, patience)), service);
             let mut connection = pin!(connection);
             let served = tokio::select! {
                 served = connection.as_mut() => Some(served),
@@ -271,6 +288,15 @@ pub async fn plain<IO>(
     };
     if let Err(error) = served {
         report(&worker, &workload, &site, &error);
+    }
+    if let Some(tunnel) = caller.take_tunnel()
+        && let Err(error) = tunnel.run(worker.proxy.tuning.idle_stream).await
+    {
+        tracing::debug!(
+            workload = workload.name,
+            host = site.host,
+            "a connection that changed its protocol ended: {error}"
+        );
     }
 }
 

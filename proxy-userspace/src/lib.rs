@@ -20,6 +20,7 @@ pub mod worker;
 
 pub mod detect;
 pub mod forward;
+pub mod guard;
 pub mod intercept;
 
 pub mod pipeline;

@@ -2,6 +2,56 @@
 
 use std::time::Duration;
 
+use http::{HeaderMap, header::CONTENT_TYPE};
+
+/// The limits that users may set; each starts as the constant of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// See [`FIRST_BYTE`].
+    pub first_byte: Duration,
+    /// See [`FIRST_BYTE_UPLOAD`].
+    pub first_byte_upload: Duration,
+    /// See [`IDLE_BODY`].
+    pub idle_body: Duration,
+    /// See [`IDLE_STREAM`].
+    pub idle_stream: Duration,
+    /// See [`UPSTREAM_CONNECTIONS`].
+    pub upstream_connections: usize,
+    /// See [`UPSTREAM_QUEUE`].
+    pub upstream_queue: usize,
+}
+
+impl Tuning {
+    /// How long nothing may come in the middle of a body, by what its head says it is.
+    pub fn between_frames(&self, headers: &HeaderMap) -> Duration {
+        let kind = headers
+            .get(CONTENT_TYPE)
+            .map_or(&b""[..], |kind| kind.as_bytes());
+        let is = |prefix: &[u8]| {
+            kind.get(..prefix.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        if is(b"application/grpc") || is(b"text/event-stream") {
+            self.idle_stream
+        } else {
+            self.idle_body
+        }
+    }
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            first_byte: FIRST_BYTE,
+            first_byte_upload: FIRST_BYTE_UPLOAD,
+            idle_body: IDLE_BODY,
+            idle_stream: IDLE_STREAM,
+            upstream_connections: UPSTREAM_CONNECTIONS,
+            upstream_queue: UPSTREAM_QUEUE,
+        }
+    }
+}
+
 /// Open connections of one workload; more wait in the listener's backlog.
 pub const CONNECTIONS_PER_WORKLOAD: usize = 4_096;
 /// Bytes looked at, without taking them, to learn what a client speaks.
@@ -53,21 +103,43 @@ pub const ADDRESSES_PER_NAME: usize = 256;
 pub const REQUEST_HEAD: Duration = Duration::from_secs(75);
 /// Size of a head on HTTP/1.1; registries answer with large ones.
 pub const HEAD_BYTES: usize = 128 * 1024;
+/// Length of a request target on HTTP/1.1.
+pub const TARGET_BYTES: usize = 32 * 1024;
+/// Size of the trailers behind a chunked request, bytes.
+pub const TRAILER_BYTES: usize = 8 * 1024;
+/// Length of what may follow the size of a chunk, bytes.
+pub const CHUNK_EXTENSION_BYTES: usize = 256;
 /// Header fields in a head.
 pub const HEADERS: usize = 128;
 /// Size of the header list on HTTP/2.
 pub const H2_HEADER_LIST: u32 = 64 * 1024;
 /// Streams that one client connection may have open.
 pub const H2_STREAMS: u32 = 128;
+/// Streams of a client that it reset before Postern looked at them (CVE-2023-44487).
+pub const H2_PENDING_RESETS: usize = 20;
+/// Streams of a client that Postern reset for faults of the client.
+pub const H2_OWN_RESETS: usize = 1_024;
 /// Window of one HTTP/2 stream of an upstream, bytes.
 pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 /// Window of an HTTP/2 connection to an upstream, bytes.
 pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// Silence after which an upstream is given up, before its answer starts; long enough for
-/// APIs that hold a request until there is news.
-pub const FIRST_BYTE: Duration = Duration::from_mins(5);
+/// Silence after which an upstream is given up, before its answer starts.
+pub const FIRST_BYTE: Duration = Duration::from_mins(1);
 /// The same for requests with a body, which a registry may take minutes to commit.
 pub const FIRST_BYTE_UPLOAD: Duration = Duration::from_mins(15);
+/// Silence in the middle of a body after which it is given up: a client that sends or reads
+/// nothing, an upstream that sends nothing.
+pub const IDLE_BODY: Duration = Duration::from_mins(1);
+/// The same for streams that are meant to be silent at times: gRPC, server-sent events, and
+/// connections that changed to another protocol such as WebSocket.
+pub const IDLE_STREAM: Duration = Duration::from_hours(1);
+/// Connections over HTTP/1.1 to one upstream that are in use at a time, per worker, workload
+/// and Connector.
+pub const UPSTREAM_CONNECTIONS: usize = 256;
+/// Requests that wait for one of them; more are answered 503.
+pub const UPSTREAM_QUEUE: usize = 1_024;
+/// How long one may wait.
+pub const UPSTREAM_QUEUE_TIME: Duration = Duration::from_secs(30);
 /// Silence on an HTTP/2 connection to an upstream after which it is asked for a sign of life.
 pub const H2_PING: Duration = Duration::from_secs(20);
 /// How long it may take to give one.

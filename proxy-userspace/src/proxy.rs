@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     gate::Policies,
+    limits::Tuning,
     telemetry::Counters,
     tls::Interceptor,
     upstream::{Resolver, Upstream},
@@ -21,6 +22,8 @@ pub struct Proxy {
     pub resolver: Arc<Resolver>,
     /// What happened.
     pub counters: Arc<Counters>,
+    /// What users may set.
+    pub tuning: Tuning,
 }
 
 /// What one worker has for itself.
@@ -34,7 +37,7 @@ pub struct Worker {
 impl Worker {
     /// A worker without connections.
     pub fn new(proxy: Arc<Proxy>) -> Arc<Self> {
-        let upstream = Upstream::new(Arc::clone(&proxy.resolver));
+        let upstream = Upstream::new(Arc::clone(&proxy.resolver), proxy.tuning);
         Arc::new(Self { proxy, upstream })
     }
 }

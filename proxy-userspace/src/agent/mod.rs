@@ -35,7 +35,7 @@ use tokio::{
 
 use crate::{
     datapath::{Succession, ensure_alone},
-    limits,
+    limits::{self, Tuning},
     node::{Node, NodeError},
     process::raise_open_files,
     proxy::Proxy,
@@ -73,6 +73,8 @@ pub struct Options {
     pub succession: Succession,
     /// For the status socket.
     pub run_directory: PathBuf,
+    /// Limits of the proxy.
+    pub tuning: Tuning,
 }
 
 /// Serves until it is told to stop or a successor has taken over.
@@ -115,6 +117,7 @@ async fn start(options: &Options) -> Result<()> {
             interceptor: Interceptor::new()?,
             resolver: Arc::default(),
             counters: Arc::default(),
+            tuning: options.tuning,
         }),
         roots: Roots::system(),
         connected: controller.connected(),

@@ -44,6 +44,8 @@ pub(super) struct Agent {
     pins: super::Pins,
     #[command(flatten)]
     run_directory: super::RunDirectory,
+    #[command(flatten)]
+    tuning: super::tuning::TuningArgs,
 }
 
 impl Agent {
@@ -61,6 +63,7 @@ impl Agent {
                 Succession::Refuse
             },
             run_directory: self.run_directory.run_directory,
+            tuning: self.tuning.into(),
         })
     }
 }

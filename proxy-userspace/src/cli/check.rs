@@ -13,6 +13,7 @@ use super::Manifests;
 use crate::{
     fetch::Fetcher,
     gate::{Prepared, Target},
+    limits::Tuning,
     probe::{self, ProbeRequest, ProbeResponse},
     state::Connector,
     tls::Roots,
@@ -40,7 +41,7 @@ impl Check {
             .build()
             .context("cannot start the runtime")?;
         let roots = Roots::system();
-        let upstream = Upstream::new(Arc::default());
+        let upstream = Upstream::new(Arc::default(), Tuning::default());
         let egress = Egress::own();
         let reports = runtime.block_on(probe::check(
             &loaded,

@@ -7,6 +7,7 @@ mod explain;
 mod run;
 mod status;
 mod story;
+mod tuning;
 mod unload;
 
 use std::{

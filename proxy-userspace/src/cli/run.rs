@@ -20,6 +20,8 @@ pub(super) struct Run {
     /// Prints counters to standard error when the command has ended.
     #[arg(long)]
     stats: bool,
+    #[command(flatten)]
+    tuning: super::tuning::TuningArgs,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -56,6 +58,7 @@ impl Run {
             mode,
             command: self.command,
             stats: self.stats,
+            tuning: self.tuning.into(),
         })
     }
 }

@@ -5,7 +5,7 @@ mod hygiene;
 mod routes;
 
 pub use authority::check_authority;
-pub use hygiene::{check_head, strip_request, strip_response};
+pub use hygiene::{check_head, offers, strip_request, strip_response, wanted_protocols};
 pub use routes::{Policies, Prepared, Routes, Site, Target};
 
 use std::borrow::Cow;

@@ -2,15 +2,19 @@
 //!
 //! authorize → access rules → hygiene → inject → upstream → response
 
+mod scrub;
 mod stop;
+mod switch;
 mod verdict;
 
-use std::sync::Arc;
+pub use switch::Tunnel;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, UPGRADE, WWW_AUTHENTICATE},
     request::Parts,
     uri::{PathAndQuery, Scheme as UriScheme},
 };
@@ -20,6 +24,7 @@ use hyper::body::Incoming;
 use tokio::{sync::Notify, time::timeout};
 
 use stop::Stop;
+use switch::Wish;
 use verdict::Verdict;
 
 use crate::{
@@ -32,6 +37,7 @@ use crate::{
     limits,
     proxy::Worker,
     state::{ClientAuthorization, Scheme},
+    telemetry::Counters,
     upstream::{self, Body, Endpoint, HttpVersion, UpstreamError},
     workload::Enrolment,
 };
@@ -48,6 +54,8 @@ pub struct Caller {
     pub version: HttpVersion,
     /// Told when the site is not granted any more, so that the connection ends.
     pub revoked: Notify,
+    /// What the connection has become.
+    tunnel: Mutex<Option<Tunnel>>,
 }
 
 impl Caller {
@@ -64,7 +72,18 @@ impl Caller {
             site,
             version,
             revoked: Notify::new(),
+            tunnel: Mutex::default(),
         }
+    }
+
+    /// What there is to copy now that the connection speaks HTTP no more.
+    pub fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel().take()
+    }
+
+    fn tunnel(&self) -> MutexGuard<'_, Option<Tunnel>> {
+        // Nothing panics while it holds the lock.
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The site as the workload's grants have it now: both may have changed since the
@@ -82,7 +101,8 @@ impl Caller {
 
 /// Answers a request: with the upstream's answer, or with the reason why there is none.
 pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Body> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    let wish = Wish::of(&mut head);
     let method = head.method.clone();
     // The query may hold what is nobody's business.
     let path = head.uri.path().to_owned();
@@ -90,10 +110,20 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
     let target = site.as_ref().and_then(|site| site.target(&path).cloned());
     // A client that waits to be told to go on has sent nothing yet.
     let waits = head.headers.contains_key(EXPECT);
-    let mut body = Some(upstream::incoming(body));
+    let patience = caller.worker.proxy.tuning.between_frames(&head.headers);
+    let mut body = Some(upstream::incoming(body, patience));
 
     let outcome = if let Some(site) = &site {
-        forward(caller, site, target.as_deref(), head, &mut body).await
+        let answer = forward(
+            caller,
+            site,
+            target.as_deref(),
+            head,
+            wish.as_ref(),
+            &mut body,
+        )
+        .await;
+        answer.and_then(|(response, verdict)| Ok((caller.switch(wish, response)?, verdict)))
     } else {
         caller.revoked.notify_one();
         Err(not_granted(caller).into())
@@ -110,6 +140,9 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
         HttpVersion::Http1 => Version::HTTP_11,
         HttpVersion::Http2 => Version::HTTP_2,
     };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return record(caller, target.as_deref(), &method, &path, verdict, response);
+    }
     if let Some(unread) = body.filter(|body| !body.is_end_stream()) {
         if !waits {
             drain(unread).await;
@@ -119,6 +152,18 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
     if site.is_none() || caller.workload.is_winding_down() {
         close_after(&mut response);
     }
+    record(caller, target.as_deref(), &method, &path, verdict, response)
+}
+
+/// Counts and logs what became of a request.
+fn record(
+    caller: &Caller,
+    target: Option<&Target>,
+    method: &Method,
+    path: &str,
+    verdict: Verdict,
+    response: Response<Body>,
+) -> Response<Body> {
     verdict.count(&caller.worker.proxy.counters);
     tracing::info!(
         target: "postern::access",
@@ -133,12 +178,21 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
     response
 }
 
+/// Answers a request whose head is refused before it is read, and has its connection closed.
+pub fn refuse(caller: &Caller, refusal: Refusal) -> Response<Body> {
+    let mut response = Stop::from(refusal).into_response(caller, None);
+    close_after(&mut response);
+    Verdict::Refused.count(&caller.worker.proxy.counters);
+    response
+}
+
 /// The pipeline.
 async fn forward(
     caller: &Caller,
     site: &Site,
     target: Option<&Target>,
     mut head: Parts,
+    wish: Option<&Wish>,
     body: &mut Option<Body>,
 ) -> Result<(Response<Body>, Verdict), Stop> {
     // authorize: the connection stands for the workload and the site, its grants are looked up
@@ -146,12 +200,15 @@ async fn forward(
     // hygiene
     gate::check_head(site, &head)?;
     gate::strip_request(&mut head.headers);
+    if let Some(wish) = wish {
+        wish.pass_on(&mut head);
+    }
     head.uri = absolute(site, &head.uri)?;
 
     // inject
     let Some(target) = target else {
         let response = exchange(caller, &site.unclaimed, head, body).await?;
-        return Ok((finish(response), Verdict::Plain));
+        return Ok((finish(caller, None, response), Verdict::Plain));
     };
     if !target.usable {
         return Err(unusable(target).into());
@@ -166,7 +223,7 @@ async fn forward(
     match plan {
         Plan::Nothing => {
             let response = exchange(caller, &target.endpoint, head, body).await?;
-            Ok((finish(response), Verdict::Plain))
+            Ok((finish(caller, None, response), Verdict::Plain))
         }
         Plan::Header(value) => {
             head.headers.insert(AUTHORIZATION, value.clone());
@@ -174,7 +231,7 @@ async fn forward(
             if response.status() == StatusCode::UNAUTHORIZED {
                 return Err(rejected(target).into());
             }
-            Ok((finish(response), Verdict::Injected))
+            Ok((finish(caller, Some(value), response), Verdict::Injected))
         }
         Plan::Registry(registry) => registry_request(caller, target, registry, head, body).await,
     }
@@ -205,8 +262,8 @@ async fn registry_request(
             Verdict::Plain
         };
         head.headers.remove(AUTHORIZATION);
-        if let Some(value) = authorization {
-            head.headers.insert(AUTHORIZATION, value);
+        if let Some(value) = &authorization {
+            head.headers.insert(AUTHORIZATION, value.clone());
         }
         head.uri = attempt.uri().clone();
         let response = exchange(caller, &target.endpoint, head.clone(), body).await?;
@@ -229,7 +286,7 @@ async fn registry_request(
                 Rejection::Refused(error) => return Err(error.into()),
             }
         }
-        return Ok((finish(response), verdict));
+        return Ok((finish(caller, authorization.as_ref(), response), verdict));
     }
 }
 
@@ -279,12 +336,36 @@ async fn exchange(
         .await
 }
 
-/// Prepares an upstream's answer for the client.
-fn finish(mut response: Response<Body>) -> Response<Body> {
+/// Prepares an upstream's answer for the client; `injected` is what must not be in it.
+fn finish(
+    caller: &Caller,
+    injected: Option<&HeaderValue>,
+    mut response: Response<Body>,
+) -> Response<Body> {
     let unread = response
         .extensions_mut()
         .remove::<upstream::RequestUnread>();
+    let protocol = response.headers().get(UPGRADE).cloned();
     gate::strip_response(response.headers_mut());
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(protocol) = protocol
+    {
+        response.headers_mut().insert(UPGRADE, protocol);
+        let upgrade = HeaderValue::from_static("upgrade");
+        response.headers_mut().insert(CONNECTION, upgrade);
+    }
+    if let Some(injected) = injected {
+        let echoes = scrub::scrub(response.headers_mut(), injected);
+        if !echoes.is_empty() {
+            Counters::add(&caller.worker.proxy.counters.scrubbed, echoes.len() as u64);
+            tracing::warn!(
+                workload = caller.workload.name,
+                host = caller.site.host,
+                ?echoes,
+                "the upstream sent the injected credential back; removed these fields of its answer"
+            );
+        }
+    }
     if response.status() != StatusCode::UNAUTHORIZED {
         response.headers_mut().remove(WWW_AUTHENTICATE);
     }

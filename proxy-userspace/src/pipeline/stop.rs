@@ -1,14 +1,17 @@
 //! What a client is answered when its request ends here.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
 
-use super::Caller;
+use super::{Caller, close_after};
 use crate::{
     credential::oci::{OciError, answer},
     gate::{Refusal, Target},
     state::Protocol,
-    upstream::{self, Body, UpstreamError},
+    upstream::{self, Body, HttpVersion, UpstreamError},
 };
 
 /// Why a request has no answer of the upstream.
@@ -21,6 +24,28 @@ pub(super) enum Stop {
 impl Stop {
     /// The reason, for people and logs, in the form that the client expects.
     pub(super) fn into_response(self, caller: &Caller, target: Option<&Target>) -> Response<Body> {
+        let kind = match &self {
+            Self::Upstream(error) => Some(error.kind),
+            _ => None,
+        };
+        let mut response = self.answer(caller, target);
+        match kind {
+            Some(upstream::ErrorKind::Busy) => {
+                let soon = HeaderValue::from_static("1");
+                response.headers_mut().insert(RETRY_AFTER, soon);
+            }
+            // The rest of its body is on its way, or never comes.
+            Some(upstream::ErrorKind::ClientBroken | upstream::ErrorKind::ClientSilent)
+                if caller.version == HttpVersion::Http1 =>
+            {
+                close_after(&mut response);
+            }
+            _ => {}
+        }
+        response
+    }
+
+    fn answer(self, caller: &Caller, target: Option<&Target>) -> Response<Body> {
         let (status, reason) = match self {
             Self::Registry(error) => {
                 tracing::warn!(workload = caller.workload.name, "{error}");
@@ -30,6 +55,9 @@ impl Stop {
             Self::Upstream(error) => {
                 let status = match error.kind {
                     upstream::ErrorKind::Silent => StatusCode::GATEWAY_TIMEOUT,
+                    upstream::ErrorKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+                    upstream::ErrorKind::ClientBroken => StatusCode::BAD_REQUEST,
+                    upstream::ErrorKind::ClientSilent => StatusCode::REQUEST_TIMEOUT,
                     _ => StatusCode::BAD_GATEWAY,
                 };
                 (status, error.to_string().into())

@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     forward::ForwardProxy,
     gate::{Policies, Prepared},
-    limits,
+    limits::{self, Tuning},
     node::{Binding, Granted, Node},
     process::raise_open_files,
     proxy::{Proxy, Worker},
@@ -61,6 +61,8 @@ pub struct Options {
     pub command: Vec<OsString>,
     /// Whether to print counters at the end.
     pub stats: bool,
+    /// Limits of the proxy.
+    pub tuning: Tuning,
 }
 
 /// Runs the command and returns its exit code. Whatever was set up for it is gone afterwards.
@@ -88,7 +90,7 @@ async fn start(options: Options) -> Result<ExitCode> {
     let signals = Signals::listen()?;
     let open_files = raise_open_files().context("cannot read the limit of open files")?;
     let rundir = RunDir::create()?;
-    let (proxy, root_pem) = proxy(&options.connectors)?;
+    let (proxy, root_pem) = proxy(&options.connectors, options.tuning)?;
     let proxy = Arc::new(proxy);
     let run = Run {
         trust: Trust::prepare(&root_pem, rundir.path())?,
@@ -108,7 +110,7 @@ async fn start(options: Options) -> Result<ExitCode> {
 }
 
 /// The proxy, and the root that the command has to trust, in PEM.
-fn proxy(connectors: &[Arc<Connector>]) -> Result<(Proxy, String)> {
+fn proxy(connectors: &[Arc<Connector>], tuning: Tuning) -> Result<(Proxy, String)> {
     let hosts: Vec<String> = connectors
         .iter()
         .flat_map(|connector| connector.addresses())
@@ -122,6 +124,7 @@ fn proxy(connectors: &[Arc<Connector>]) -> Result<(Proxy, String)> {
         interceptor,
         resolver: Arc::default(),
         counters: Arc::default(),
+        tuning,
     };
     Ok((proxy, root_pem))
 }

@@ -32,6 +32,8 @@ pub struct Counters {
     pub answered: AtomicU64,
     /// Requests refused.
     pub refused: AtomicU64,
+    /// Fields of answers that were removed because they held an injected credential.
+    pub scrubbed: AtomicU64,
 }
 
 impl Counters {
@@ -56,7 +58,7 @@ impl fmt::Display for Counters {
         write!(
             f,
             "connections: accepted={} intercepted={} spliced={} untrusting={} unknown={}; \
-             requests: injected={} plain={} answered={} refused={}",
+             requests: injected={} plain={} answered={} refused={} scrubbed={}",
             Self::read(&self.accepted),
             Self::read(&self.intercepted),
             Self::read(&self.spliced),
@@ -66,6 +68,7 @@ impl fmt::Display for Counters {
             Self::read(&self.plain),
             Self::read(&self.answered),
             Self::read(&self.refused),
+            Self::read(&self.scrubbed),
         )
     }
 }

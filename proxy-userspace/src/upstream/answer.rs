@@ -2,32 +2,104 @@
 
 use std::{
     pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep},
+};
 
 use super::{
-    body::{Body, BodyError},
+    Silence,
+    body::{Body, BodyError, await_frame},
     pool::GiveBack,
 };
 
 /// An upstream's answer; gives its connection back when it has been read to the end.
-pub(super) fn body(inner: Incoming, mut give_back: Option<GiveBack>) -> Body {
+/// It is given up when nothing of it comes for `patience`.
+pub(super) fn body(inner: Incoming, mut give_back: Option<GiveBack>, patience: Duration) -> Body {
     if inner.is_end_stream()
         && let Some(give_back) = give_back.take()
     {
         give_back.done();
     }
-    ResponseBody { inner, give_back }.boxed_unsync()
+    ResponseBody {
+        source: Arc::new(Mutex::new(Source::new(inner))),
+        give_back,
+        silence: Silence::new(patience),
+        _watch: None,
+    }
+    .boxed_unsync()
+}
+
+/// The same on HTTP/2, where a client can leave one stream unread while the connection is as
+/// alive as ever, and nobody asks for the rest of the body: that is noticed here.
+pub(super) fn watched_body(inner: Incoming, patience: Duration) -> Body {
+    if inner.is_end_stream() {
+        return body(inner, None, patience);
+    }
+    let source = Arc::new(Mutex::new(Source::new(inner)));
+    let watch = tokio::spawn(watch(Arc::clone(&source), patience));
+    ResponseBody {
+        source,
+        give_back: None,
+        silence: Silence::new(patience),
+        _watch: Some(Watch(watch.abort_handle())),
+    }
+    .boxed_unsync()
+}
+
+/// Lets go of an answer that nobody has taken anything of for `patience`; at the latest after
+/// twice that time.
+async fn watch(source: Arc<Mutex<Source>>, patience: Duration) {
+    loop {
+        sleep(patience).await;
+        let mut source = lock(&source);
+        if source.taken.is_some_and(|at| at.elapsed() >= patience) {
+            source.body = None;
+            return;
+        }
+    }
 }
 
 struct ResponseBody {
-    inner: Incoming,
+    source: Arc<Mutex<Source>>,
     give_back: Option<GiveBack>,
+    silence: Silence,
+    _watch: Option<Watch>,
+}
+
+/// Somebody who looks whether an answer is read; not beyond its end.
+struct Watch(AbortHandle);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Where an answer comes from.
+struct Source {
+    /// `None` once it was let go.
+    body: Option<Incoming>,
+    /// When the client's side took a frame; `None` while it waits for one.
+    taken: Option<Instant>,
+}
+
+impl Source {
+    fn new(body: Incoming) -> Self {
+        Self {
+            body: Some(body),
+            taken: None,
+        }
+    }
 }
 
 impl HttpBody for ResponseBody {
@@ -35,30 +107,49 @@ impl HttpBody for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let this = self.get_mut();
+        let mut source = lock(&this.source);
+        source.taken = None;
+        let Some(body) = &mut source.body else {
+            return Poll::Ready(Some(Err(BodyError::Silent(this.silence.limit()))));
+        };
+        let frame = Pin::new(&mut *body).poll_frame(context);
+        let frame = ready!(await_frame(&mut this.silence, context, frame));
         let ended = match &frame {
             None => true,
-            Some(Ok(_)) => self.inner.is_end_stream(),
+            Some(Ok(_)) => body.is_end_stream(),
             Some(Err(_)) => {
                 // Whatever is left on the connection is not to be trusted.
-                self.give_back = None;
+                this.give_back = None;
                 false
             }
         };
-        if ended && let Some(give_back) = self.give_back.take() {
+        source.taken = Some(Instant::now());
+        drop(source);
+        if ended && let Some(give_back) = this.give_back.take() {
             give_back.done();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        let source = lock(&self.source);
+        source.body.as_ref().is_some_and(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let source = lock(&self.source);
+        source
+            .body
+            .as_ref()
+            .map_or_else(SizeHint::default, HttpBody::size_hint)
     }
+}
+
+fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
+    // Nothing panics while it holds the lock.
+    source.lock().unwrap_or_else(PoisonError::into_inner)
 }

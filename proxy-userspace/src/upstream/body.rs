@@ -3,10 +3,11 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -14,17 +15,74 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 
-/// A body broke off: its sender, or the connection that it came on, went away.
+use super::Silence;
+
+/// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct BodyError(#[from] hyper::Error);
+pub enum BodyError {
+    /// Its sender, or the connection that it came on, went away.
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+    /// Nothing of it came for so long.
+    #[error("nothing of it came for {} s", .0.as_secs())]
+    Silent(Duration),
+}
 
 /// The body of any request or answer that passes through.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 
-/// A body that is being received.
-pub fn incoming(body: Incoming) -> Body {
-    body.map_err(BodyError).boxed_unsync()
+/// A body that is being received; given up when nothing of it comes for `patience`.
+pub fn incoming(body: Incoming, patience: Duration) -> Body {
+    Impatient {
+        inner: body,
+        silence: Silence::new(patience),
+    }
+    .boxed_unsync()
+}
+
+/// A body that is given up after silence.
+struct Impatient {
+    inner: Incoming,
+    silence: Silence,
+}
+
+impl HttpBody for Impatient {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut self.inner).poll_frame(context);
+        await_frame(&mut self.silence, context, frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Makes an error of a silence that is too long.
+pub(super) fn await_frame(
+    silence: &mut Silence,
+    context: &mut Context<'_>,
+    frame: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    match frame {
+        Poll::Ready(frame) => {
+            silence.broken();
+            Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+        }
+        Poll::Pending => {
+            ready!(silence.poll(context));
+            Poll::Ready(Some(Err(BodyError::Silent(silence.limit()))))
+        }
+    }
 }
 
 /// A body without a byte.
@@ -44,6 +102,16 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 pub(super) struct Progress {
     bytes: AtomicU64,
     done: AtomicBool,
+    fault: OnceLock<Fault>,
+}
+
+/// Why the client's part of an exchange failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault {
+    /// Its body broke off, or is not framed as it should be.
+    Broken,
+    /// It sent nothing for so long.
+    Silent(Duration),
 }
 
 impl Progress {
@@ -54,6 +122,11 @@ impl Progress {
     /// Whether the upstream took the body to its end.
     pub(super) fn is_done(&self) -> bool {
         self.done.load(Ordering::Relaxed)
+    }
+
+    /// Why the body will never come to its end.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.fault.get().copied()
     }
 }
 
@@ -92,6 +165,13 @@ impl HttpBody for RequestBody {
         {
             let n = u64::try_from(data.remaining()).unwrap_or(u64::MAX);
             self.progress.bytes.fetch_add(n, Ordering::Relaxed);
+        }
+        if let Some(Err(error)) = &frame {
+            let fault = match error {
+                BodyError::Broken(_) => Fault::Broken,
+                BodyError::Silent(time) => Fault::Silent(*time),
+            };
+            let _ = self.progress.fault.set(fault);
         }
         if frame.is_none() || self.inner.is_end_stream() {
             self.progress.done.store(true, Ordering::Relaxed);

@@ -152,7 +152,7 @@ where
                 .await
                 .map_err(failed)?;
             let task = tokio::spawn(async move {
-                if let Err(error) = connection.await {
+                if let Err(error) = connection.with_upgrades().await {
                     tracing::debug!("an upstream connection ended: {error}");
                 }
             });

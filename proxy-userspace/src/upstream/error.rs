@@ -2,11 +2,11 @@ use std::{error::Error as _, io, net::SocketAddr, time::Duration};
 
 use rustls::CertificateError;
 
-use super::{Endpoint, ResolveError};
+use super::{Endpoint, ResolveError, body::Fault};
 use crate::special::Special;
 
 /// Why an upstream could not be used. Nothing of a request, and no credential, was sent
-/// unless the kind is [`Kind::Http`] or [`Kind::Silent`].
+/// unless the kind is [`Kind::Http`], [`Kind::Silent`] or one of the client's.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct UpstreamError {
@@ -28,6 +28,12 @@ pub enum Kind {
     Http,
     /// No answer in time.
     Silent,
+    /// Too many requests to it at a time.
+    Busy,
+    /// The client broke its own request off.
+    ClientBroken,
+    /// The client stopped sending.
+    ClientSilent,
 }
 
 impl UpstreamError {
@@ -141,6 +147,34 @@ impl UpstreamError {
                 endpoint.address.authority(),
                 cause.unwrap_or_default()
             ),
+        }
+    }
+
+    pub(super) fn busy(endpoint: &Endpoint, connections: usize) -> Self {
+        Self {
+            kind: Kind::Busy,
+            message: format!(
+                "{} is asked for too much at once: {connections} connections are in use and too \
+                 many requests wait for one; try again later",
+                endpoint.address.authority(),
+            ),
+        }
+    }
+
+    /// The upstream did nothing wrong: the client's body never came to its end.
+    pub(super) fn client(fault: Fault) -> Self {
+        match fault {
+            Fault::Broken => Self {
+                kind: Kind::ClientBroken,
+                message: "the request's body broke off, or its chunks cannot be read".into(),
+            },
+            Fault::Silent(time) => Self {
+                kind: Kind::ClientSilent,
+                message: format!(
+                    "nothing of the request's body came for {} s",
+                    time.as_secs()
+                ),
+            },
         }
     }
 

@@ -5,8 +5,10 @@ mod answer;
 mod body;
 mod dial;
 mod error;
+mod lane;
 mod pool;
 mod resolve;
+mod silence;
 mod splice;
 #[cfg(test)]
 mod tests;
@@ -14,12 +16,13 @@ mod tests;
 pub use body::{Body, BodyError, empty, full, incoming};
 pub use error::{Kind as ErrorKind, UpstreamError};
 pub use resolve::{ResolveError, Resolver};
+pub use silence::Silence;
 pub use splice::{reset, splice};
 
 use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use http::{
-    HeaderValue, Method, Request, Response, Uri, Version,
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{Entry, HOST, TRANSFER_ENCODING},
     request::Parts,
 };
@@ -27,13 +30,14 @@ use http_body::Body as _;
 use tokio::time::timeout;
 
 use crate::{
-    limits,
+    limits::Tuning,
     state::{Address, ConnectorId},
     tls::{H2, HTTP1, UpstreamTls},
     workload::{Egress, EgressId},
 };
 use body::{Progress, RequestBody};
 use dial::Dialled;
+use lane::Lanes;
 use pool::{Pool, PoolKey};
 
 /// An upstream as far as connections to it are concerned. Connections are shared by requests
@@ -77,26 +81,32 @@ pub struct RequestUnread;
 pub struct Upstream {
     resolver: Arc<Resolver>,
     pool: Arc<Pool>,
+    lanes: Lanes,
+    tuning: Tuning,
 }
 
 impl Upstream {
     /// No connections yet.
-    pub fn new(resolver: Arc<Resolver>) -> Self {
+    pub fn new(resolver: Arc<Resolver>, tuning: Tuning) -> Self {
         Self {
             resolver,
             pool: Arc::default(),
+            lanes: Lanes::new(&tuning),
+            tuning,
         }
     }
 
     /// Drops what is kept for a workload that is gone.
     pub fn forget(&self, egress: &EgressId) {
         self.pool.retain(|key| key.egress != *egress);
+        self.lanes.retain(|key| key.egress != *egress);
     }
 
     /// Drops what is kept for Connectors that are gone or have changed.
     pub fn forget_connectors(&self, gone: &BTreeSet<ConnectorId>) {
-        self.pool
-            .retain(|key| key.connector.is_none_or(|id| !gone.contains(&id)));
+        let stays = |key: &PoolKey| key.connector.is_none_or(|id| !gone.contains(&id));
+        self.pool.retain(stays);
+        self.lanes.retain(stays);
     }
 
     /// What an upstream speaks to a client that offers `offered`: asks it, once in a while.
@@ -140,13 +150,14 @@ impl Upstream {
         version: HttpVersion,
         request: Request<Body>,
     ) -> Result<Response<Body>, UpstreamError> {
-        let patience = patience(&request);
+        let patience = self.patience(&request);
         let (mut head, body) = request.into_parts();
         let (body, progress) = RequestBody::new(body);
-        match version {
+        let sent = match version {
             HttpVersion::Http1 => {
                 origin_form(endpoint, &mut head, &body);
                 let request = Request::from_parts(head, body);
+                let progress = Arc::clone(&progress);
                 self.send_http1(egress, endpoint, request, progress, patience)
                     .await
             }
@@ -156,7 +167,9 @@ impl Upstream {
                 self.send_http2(egress, endpoint, request, &progress, patience)
                     .await
             }
-        }
+        };
+        // Whatever the upstream's side made of it, the client broke off first.
+        sent.map_err(|error| progress.fault().map_or(error, UpstreamError::client))
     }
 
     async fn send_http1(
@@ -168,6 +181,7 @@ impl Upstream {
         patience: Duration,
     ) -> Result<Response<Body>, UpstreamError> {
         let key = PoolKey::new(egress, endpoint, HttpVersion::Http1);
+        let place = self.lanes.enter(&key, endpoint).await?;
         let mut kept = self.pool.take_http1(&key);
         loop {
             let was_kept = kept.is_some();
@@ -188,9 +202,14 @@ impl Upstream {
                     if !progress.is_done() {
                         response.extensions_mut().insert(RequestUnread);
                     }
-                    let give_back =
-                        pool::GiveBack::new(Arc::clone(&self.pool), key, connection, progress);
-                    return Ok(response.map(|body| answer::body(body, Some(give_back))));
+                    let patience = self.tuning.between_frames(response.headers());
+                    // One that changed its protocol never comes back.
+                    let pooled = response.status() != StatusCode::SWITCHING_PROTOCOLS;
+                    let give_back = pooled.then(|| {
+                        let pool = Arc::clone(&self.pool);
+                        pool::GiveBack::new(pool, key, connection, progress, place)
+                    });
+                    return Ok(response.map(|body| answer::body(body, give_back, patience)));
                 }
                 Err(failed) => failed,
             };
@@ -228,7 +247,10 @@ impl Upstream {
             let sent = shared.sender.try_send_request(request);
             let answer = head(endpoint, sent, progress, patience).await;
             let mut failed = match answer {
-                Ok(Ok(response)) => return Ok(response.map(|body| answer::body(body, None))),
+                Ok(Ok(response)) => {
+                    let patience = self.tuning.between_frames(response.headers());
+                    return Ok(response.map(|body| answer::watched_body(body, patience)));
+                }
                 Ok(Err(failed)) => failed,
                 // A connection that stays silent may be dead without knowing.
                 Err(silent) => {
@@ -246,6 +268,19 @@ impl Upstream {
                 Some(unsent) if shared.was_kept => unsent,
                 _ => spare.ok_or_else(|| UpstreamError::http(endpoint, &error))?,
             };
+        }
+    }
+
+    /// How long an upstream may take to answer.
+    fn patience(&self, request: &Request<Body>) -> Duration {
+        let commits = matches!(
+            *request.method(),
+            Method::PUT | Method::POST | Method::PATCH
+        );
+        if commits && !request.body().is_end_stream() || *request.method() == Method::PUT {
+            self.tuning.first_byte_upload
+        } else {
+            self.tuning.first_byte
         }
     }
 
@@ -315,17 +350,5 @@ async fn head<T>(
             return Err(UpstreamError::silent(endpoint, patience));
         }
         seen = now;
-    }
-}
-
-fn patience(request: &Request<Body>) -> Duration {
-    let commits = matches!(
-        *request.method(),
-        Method::PUT | Method::POST | Method::PATCH
-    );
-    if commits && !request.body().is_end_stream() || *request.method() == Method::PUT {
-        limits::FIRST_BYTE_UPLOAD
-    } else {
-        limits::FIRST_BYTE
     }
 }

@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     Endpoint, HttpVersion, UpstreamError,
     body::{Progress, RequestBody},
+    lane::Place,
 };
 use crate::{
     limits,
@@ -313,6 +314,8 @@ pub(super) struct GiveBack {
     key: PoolKey,
     connection: Http1,
     request: Arc<Progress>,
+    /// Leave to use the connection; ends with it.
+    _place: Place,
 }
 
 impl GiveBack {
@@ -321,12 +324,14 @@ impl GiveBack {
         key: PoolKey,
         connection: Http1,
         request: Arc<Progress>,
+        place: Place,
     ) -> Self {
         Self {
             pool,
             key,
             connection,
             request,
+            _place: place,
         }
     }
 

@@ -114,7 +114,10 @@ async fn exchange(
 #[tokio::test]
 async fn an_origin_server_gets_the_origin_form_and_a_host() {
     let server = Server::start(1, OK).await;
-    let (upstream, egress) = (Upstream::new(Arc::default()), Egress::own());
+    let (upstream, egress) = (
+        Upstream::new(Arc::default(), Tuning::default()),
+        Egress::own(),
+    );
     exchange(&upstream, &egress, &server, request(Method::GET, empty()))
         .await
         .expect("an answer");
@@ -127,7 +130,10 @@ async fn an_origin_server_gets_the_origin_form_and_a_host() {
 #[tokio::test]
 async fn a_connection_serves_one_request_after_the_other() {
     let server = Server::start(10, OK).await;
-    let (upstream, egress) = (Upstream::new(Arc::default()), Egress::own());
+    let (upstream, egress) = (
+        Upstream::new(Arc::default(), Tuning::default()),
+        Egress::own(),
+    );
     for _ in 0..5 {
         exchange(&upstream, &egress, &server, request(Method::GET, empty()))
             .await
@@ -139,7 +145,10 @@ async fn a_connection_serves_one_request_after_the_other() {
 #[tokio::test]
 async fn connections_of_one_connector_are_not_used_for_another() {
     let server = Server::start(10, OK).await;
-    let (upstream, egress) = (Upstream::new(Arc::default()), Egress::own());
+    let (upstream, egress) = (
+        Upstream::new(Arc::default(), Tuning::default()),
+        Egress::own(),
+    );
     exchange(&upstream, &egress, &server, request(Method::GET, empty()))
         .await
         .expect("an answer");
@@ -160,7 +169,7 @@ async fn connections_of_one_connector_are_not_used_for_another() {
 #[tokio::test]
 async fn connections_of_one_workload_are_not_used_for_another() {
     let server = Server::start(10, OK).await;
-    let upstream = Upstream::new(Arc::default());
+    let upstream = Upstream::new(Arc::default(), Tuning::default());
     for _ in 0..2 {
         exchange(
             &upstream,
@@ -177,7 +186,7 @@ async fn connections_of_one_workload_are_not_used_for_another() {
 #[tokio::test]
 async fn nothing_is_kept_for_a_workload_that_is_gone() {
     let server = Server::start(10, OK).await;
-    let upstream = Upstream::new(Arc::default());
+    let upstream = Upstream::new(Arc::default(), Tuning::default());
     let workload = Workload {
         cgroup_id: 1,
         name: "default/pod".into(),
@@ -209,7 +218,10 @@ async fn nothing_is_kept_for_a_workload_that_is_gone() {
 #[tokio::test]
 async fn a_kept_connection_that_was_closed_is_replaced() {
     let server = Server::start(1, OK).await;
-    let (upstream, egress) = (Upstream::new(Arc::default()), Egress::own());
+    let (upstream, egress) = (
+        Upstream::new(Arc::default(), Tuning::default()),
+        Egress::own(),
+    );
     for n in 1..=4 {
         exchange(&upstream, &egress, &server, request(Method::GET, empty()))
             .await
@@ -222,7 +234,10 @@ async fn a_kept_connection_that_was_closed_is_replaced() {
 async fn an_early_answer_spoils_its_connection() {
     const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n";
     let server = Server::start(10, REFUSAL).await;
-    let (upstream, egress) = (Upstream::new(Arc::default()), Egress::own());
+    let (upstream, egress) = (
+        Upstream::new(Arc::default(), Tuning::default()),
+        Egress::own(),
+    );
     // A body that never ends.
     let (_sender, receiver) = tokio::sync::mpsc::channel::<()>(1);
     let body = Endless(receiver).boxed_unsync();

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use postern::{
     datapath::{DatapathError, Succession, unload},
+    limits::Tuning,
     node::{Binding, Granted, Node, NodeError},
     proxy::Proxy,
     state::{
@@ -113,6 +114,7 @@ pub(crate) fn proxy_for(host: IpAddr) -> Result<(Arc<Proxy>, String)> {
         interceptor,
         resolver: Arc::default(),
         counters: Arc::default(),
+        tuning: Tuning::default(),
     });
     Ok((proxy, root_pem))
 }

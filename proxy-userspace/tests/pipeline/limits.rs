@@ -1,0 +1,198 @@
+//! What is given up, and when. The times are short here, and nothing is said about how long
+//! anything takes.
+
+use std::time::Duration;
+
+use postern::limits::Tuning;
+use tokio::io::AsyncWriteExt;
+
+use crate::rig::{Rig, Upstream, soon};
+
+/// Short enough for a test, and what must not happen before it does not take time.
+const SHORT: Duration = Duration::from_millis(300);
+
+fn request(rig: &Rig, rest: &str) -> String {
+    format!("POST / HTTP/1.1\r\nHost: {}\r\n{rest}", rig.host())
+}
+
+#[tokio::test]
+async fn a_client_that_stops_sending_is_told_and_its_upload_ends() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::tuned(
+        upstream.address,
+        Tuning {
+            idle_body: SHORT,
+            ..Tuning::default()
+        },
+    );
+    let mut client = rig.http1().await;
+    client
+        .send(&request(&rig, "Content-Length: 9\r\n\r\nhalf"))
+        .await;
+    let mut server = upstream.accept().await;
+    server.until("half").await;
+    assert_eq!(server.rest().await, "");
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_stops_in_its_answer_is_given_up() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::tuned(
+        upstream.address,
+        Tuning {
+            idle_body: SHORT,
+            ..Tuning::default()
+        },
+    );
+    let mut client = rig.http1().await;
+    client
+        .send(&request(&rig, "Content-Length: 0\r\n\r\n"))
+        .await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server
+        .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+        .await;
+    client.until("half\r\n").await;
+    assert_eq!(client.rest().await, "", "no end that looks like one");
+    assert_eq!(server.rest().await, "");
+}
+
+#[tokio::test]
+async fn streams_that_say_so_may_be_silent() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::tuned(
+        upstream.address,
+        Tuning {
+            idle_body: SHORT,
+            ..Tuning::default()
+        },
+    );
+    let mut client = rig.http1().await;
+    client
+        .send(&request(&rig, "Content-Length: 0\r\n\r\n"))
+        .await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server
+        .send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        .await;
+    client.until("a\r\n").await;
+    tokio::time::sleep(SHORT * 3).await;
+    server.send("1\r\nb\r\n0\r\n\r\n").await;
+    assert_eq!(client.until("0\r\n\r\n").await, "1\r\nb\r\n0\r\n\r\n");
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_answers_is_a_504() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::tuned(
+        upstream.address,
+        Tuning {
+            first_byte: SHORT,
+            ..Tuning::default()
+        },
+    );
+    let mut client = rig.http1().await;
+    client
+        .send(&request(&rig, "Content-Length: 0\r\n\r\n"))
+        .await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    let head = client.head().await;
+    assert!(head.starts_with("http/1.1 504"), "{head}");
+    assert_eq!(server.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_lets_go_of_the_upstream() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::tuned(
+        upstream.address,
+        Tuning {
+            idle_body: SHORT,
+            ..Tuning::default()
+        },
+    );
+    let mut client = rig.http1().await;
+    client
+        .send(&request(&rig, "Content-Length: 0\r\n\r\n"))
+        .await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    let more_than_all_buffers = 1 << 30;
+    server
+        .send(&format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {more_than_all_buffers}\r\n\r\n"
+        ))
+        .await;
+    let chunk = "x".repeat(1 << 16);
+    // Ends with an error, or with the memory of the machine.
+    let sent = soon(async {
+        let mut sent = 0;
+        while sent < more_than_all_buffers {
+            if server.0.write_all(chunk.as_bytes()).await.is_err() {
+                break;
+            }
+            sent += chunk.len();
+        }
+        sent
+    })
+    .await;
+    assert!(sent < more_than_all_buffers);
+}
+
+#[tokio::test]
+async fn who_comes_too_many_waits_in_line_or_is_sent_away() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::tuned(
+        upstream.address,
+        Tuning {
+            upstream_connections: 1,
+            upstream_queue: 1,
+            ..Tuning::default()
+        },
+    );
+    let mut first = rig.http1().await;
+    first
+        .send(&request(&rig, "Content-Length: 0\r\n\r\n"))
+        .await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    // One of these waits; the other is sent away, whichever comes later.
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        let mut client = rig.http1().await;
+        client
+            .send(&request(
+                &rig,
+                "Content-Length: 0\r\nConnection: close\r\n\r\n",
+            ))
+            .await;
+        others.push(tokio::spawn(async move { client.rest().await }));
+    }
+    let mut first_to_end = others.remove(0);
+    let mut other = others.remove(0);
+    let (busy, waits) = tokio::select! {
+        busy = &mut first_to_end => (busy, other),
+        busy = &mut other => (busy, first_to_end),
+    };
+    let busy = busy.expect("no panic");
+    assert!(busy.starts_with("HTTP/1.1 503"), "{busy}");
+    assert!(
+        busy.to_ascii_lowercase().contains("retry-after: 1"),
+        "{busy}"
+    );
+    server
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    assert!(first.head().await.starts_with("http/1.1 200"));
+    // The same connection serves who waited.
+    server.head().await;
+    server.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let waited = waits.await.expect("no panic");
+    assert!(waited.starts_with("HTTP/1.1 204"), "{waited}");
+    assert_eq!(upstream.connections(), 1);
+}

@@ -1,0 +1,226 @@
+//! A workload with one Connector, an upstream of raw bytes, and clients of raw bytes.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use postern::{
+    gate::{Policies, Prepared},
+    intercept,
+    limits::Tuning,
+    proxy::{Proxy, Worker},
+    state::{
+        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
+        Scheme,
+    },
+    telemetry::Counters,
+    tls::{Interceptor, Roots},
+    upstream::HttpVersion,
+    workload::{Egress, Enrolment, PolicyId, Workload},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
+
+pub(crate) const TOKEN: &str = "t0ken-that-nobody-may-see";
+/// For what has to happen, however slow the machine is.
+const PATIENCE: Duration = Duration::from_mins(1);
+const POLICY: PolicyId = PolicyId(1);
+
+/// What must come to pass.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, what)
+        .await
+        .expect("it never came to that")
+}
+
+/// The proxy in front of one upstream.
+pub(crate) struct Rig {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) workload: Arc<Enrolment>,
+    upstream: SocketAddr,
+}
+
+impl Rig {
+    pub(crate) fn new(upstream: SocketAddr) -> Self {
+        Self::tuned(upstream, Tuning::default())
+    }
+
+    pub(crate) fn tuned(upstream: SocketAddr, tuning: Tuning) -> Self {
+        let connector = Arc::new(Connector {
+            id: ConnectorId(1),
+            namespace: "default".into(),
+            name: "api".into(),
+            class: "generic-bearer".into(),
+            address: Address {
+                scheme: Scheme::Http,
+                host: upstream.ip().to_string(),
+                port: upstream.port(),
+                path: String::new(),
+            },
+            extensions: Vec::new(),
+            protocol: Protocol::Http,
+            credential: Some(Credential::Bearer {
+                token: TOKEN.into(),
+            }),
+            client_authorization: ClientAuthorization::Replace,
+            failure_policy: FailurePolicy::Closed,
+            extra_roots: Arc::default(),
+        });
+        let prepared = Prepared::new(&connector, &Roots::none()).expect("no roots to refuse");
+        let proxy = Proxy {
+            policies: ArcSwap::from_pointee(Policies::new([(POLICY, vec![prepared])])),
+            interceptor: Interceptor::new().expect("a key"),
+            resolver: Arc::default(),
+            counters: Arc::default(),
+            tuning,
+        };
+        let workload = Workload {
+            cgroup_id: 1,
+            name: "default/pod".into(),
+            policy: POLICY,
+        };
+        Self {
+            worker: Worker::new(Arc::new(proxy)),
+            workload: Arc::new(Enrolment::new(workload, Egress::own())),
+            upstream,
+        }
+    }
+
+    /// The upstream's name, as clients have to write it.
+    pub(crate) fn host(&self) -> String {
+        self.upstream.to_string()
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.worker.proxy.counters
+    }
+
+    /// Serves connections as if they had been redirected.
+    pub(crate) async fn listen(&self, version: HttpVersion) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let (worker, workload) = (Arc::clone(&self.worker), Arc::clone(&self.workload));
+        let policies = worker.proxy.policies.load_full();
+        let routes = policies.routes(POLICY).expect("a policy");
+        let ip = self.upstream.ip().to_string();
+        let site = routes
+            .site(Scheme::Http, &ip, self.upstream.port())
+            .expect("a site");
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (worker, workload) = (Arc::clone(&worker), Arc::clone(&workload));
+                let site = Arc::clone(&site);
+                tokio::spawn(async move {
+                    let ended = Arc::clone(&workload);
+                    tokio::select! {
+                        () = intercept::plain(worker, workload, site, version, stream) => {}
+                        () = ended.ended() => {}
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    /// A client's connection over HTTP/1.1.
+    pub(crate) async fn http1(&self) -> Peer {
+        let address = self.listen(HttpVersion::Http1).await;
+        Peer(TcpStream::connect(address).await.expect("a connection"))
+    }
+
+    /// Sends bytes in which `HOST` stands for the upstream's name, and reads to the end.
+    pub(crate) async fn exchange(&self, request: &str) -> String {
+        let mut client = self.http1().await;
+        client.send(&request.replace("HOST", &self.host())).await;
+        client.rest().await
+    }
+}
+
+/// One end of a connection, in bytes.
+pub(crate) struct Peer(pub(crate) TcpStream);
+
+impl Peer {
+    /// Sends; who has gone away is not there to be told.
+    pub(crate) async fn send(&mut self, bytes: &str) {
+        let _ = self.0.write_all(bytes.as_bytes()).await;
+    }
+
+    /// Reads until the text has come.
+    pub(crate) async fn until(&mut self, end: &str) -> String {
+        let mut text = String::new();
+        soon(async {
+            while !text.ends_with(end) {
+                let byte = self.0.read_u8().await;
+                text.push(
+                    byte.unwrap_or_else(|error| panic!("{error} after {text:?}"))
+                        .into(),
+                );
+            }
+        })
+        .await;
+        text
+    }
+
+    /// Reads a head.
+    pub(crate) async fn head(&mut self) -> String {
+        self.until("\r\n\r\n").await.to_ascii_lowercase()
+    }
+
+    /// Reads to the end of the connection, however it comes.
+    pub(crate) async fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        // A reset is an end as well.
+        let _ = soon(self.0.read_to_end(&mut bytes)).await;
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// A server of which each connection is the test's to answer.
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    connections: mpsc::UnboundedReceiver<TcpStream>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let (sender, connections) = mpsc::unbounded_channel();
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                if sender.send(stream).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            address,
+            connections,
+            count,
+        }
+    }
+
+    /// The next connection.
+    pub(crate) async fn accept(&mut self) -> Peer {
+        Peer(soon(self.connections.recv()).await.expect("a connection"))
+    }
+
+    /// How many there were.
+    pub(crate) fn connections(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+}

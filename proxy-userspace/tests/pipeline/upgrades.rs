@@ -1,0 +1,179 @@
+//! Requests for another protocol.
+
+use postern::telemetry::Counters;
+
+use crate::rig::{Rig, TOKEN, Upstream};
+
+fn wish(rig: &Rig, protocol: &str) -> String {
+    format!(
+        "GET /chat HTTP/1.1\r\nHost: {}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: {protocol}\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        rig.host()
+    )
+}
+
+const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+#[tokio::test]
+async fn after_the_upstreams_101_bytes_are_copied_in_both_directions() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::new(upstream.address);
+    let mut client = rig.http1().await;
+    client.send(&wish(&rig, "websocket")).await;
+    let mut server = upstream.accept().await;
+    let head = server.head().await;
+    assert!(
+        head.contains("\r\nupgrade: websocket\r\n") && head.contains("\r\nconnection: upgrade\r\n"),
+        "{head}"
+    );
+    assert!(
+        head.contains(&format!("authorization: bearer {TOKEN}")),
+        "{head}"
+    );
+    // The first frame may come with the head.
+    server.send(&format!("{ACCEPTED}\u{1}first")).await;
+    let head = client.head().await;
+    assert!(
+        head.starts_with("http/1.1 101") && head.contains("sec-websocket-accept"),
+        "{head}"
+    );
+    assert!(
+        head.contains("upgrade: websocket") && head.contains("connection: upgrade"),
+        "{head}"
+    );
+    assert_eq!(client.until("first").await, "\u{1}first");
+    // Nothing of this is HTTP.
+    for (from, text) in [
+        (true, "\0\n\nping"),
+        (false, "\r\n\r\npong"),
+        (true, "GET / x\n\n."),
+    ] {
+        let (sender, receiver) = if from {
+            (&mut client, &mut server)
+        } else {
+            (&mut server, &mut client)
+        };
+        sender.send(text).await;
+        assert_eq!(receiver.until(text).await, text);
+    }
+    drop(client);
+    assert_eq!(server.rest().await, "");
+    assert_eq!(Counters::read(&rig.counters().injected), 1);
+}
+
+#[tokio::test]
+async fn what_is_sent_ahead_of_the_answer_waits_for_it() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::new(upstream.address);
+    let mut client = rig.http1().await;
+    client
+        .send(&format!("{}early", wish(&rig, "websocket")))
+        .await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server.send(ACCEPTED).await;
+    client.head().await;
+    assert_eq!(server.until("early").await, "early");
+}
+
+#[tokio::test]
+async fn without_a_101_the_connection_goes_on_with_http() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::new(upstream.address);
+    let mut client = rig.http1().await;
+    // The bytes after it are a request, and judged as one.
+    client
+        .send(&format!(
+            "{}GET /#smuggled HTTP/1.1\r\nHost: {}\r\n\r\n",
+            wish(&rig, "websocket"),
+            rig.host()
+        ))
+        .await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+        .await;
+    assert!(client.head().await.starts_with("http/1.1 200"));
+    client.until("no").await;
+    let second = client.rest().await;
+    assert!(
+        second.starts_with("HTTP/1.1 400") && second.contains("fragment"),
+        "{second}"
+    );
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn http2_in_clear_text_is_not_asked_for() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::new(upstream.address);
+    let mut client = rig.http1().await;
+    client.send(&wish(&rig, "h2c")).await;
+    let mut server = upstream.accept().await;
+    let head = server.head().await;
+    assert!(!head.contains("upgrade"), "{head}");
+    server
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    assert!(client.head().await.starts_with("http/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_protocol_that_nobody_asked_for_is_refused() {
+    for (request, answer) in [
+        ("GET / HTTP/1.1\r\nHost: HOST\r\n\r\n", ACCEPTED),
+        (
+            "GET / HTTP/1.1\r\nHost: HOST\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n",
+            ACCEPTED,
+        ),
+    ] {
+        let mut upstream = Upstream::start().await;
+        let rig = Rig::new(upstream.address);
+        let mut client = rig.http1().await;
+        client.send(&request.replace("HOST", &rig.host())).await;
+        let mut server = upstream.accept().await;
+        server.head().await;
+        server.send(answer).await;
+        let head = client.head().await;
+        assert!(head.starts_with("http/1.1 502"), "{head}");
+        assert_eq!(server.rest().await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_wish_with_a_body_is_refused() {
+    let upstream = Upstream::start().await;
+    let rig = Rig::new(upstream.address);
+    let answer = rig
+        .exchange(
+            "GET / HTTP/1.1\r\nHost: HOST\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+             Content-Length: 4\r\n\r\nbody",
+        )
+        .await;
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("no body"),
+        "{answer}"
+    );
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_changed_connection_ends_with_its_workload() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::new(upstream.address);
+    let mut client = rig.http1().await;
+    client.send(&wish(&rig, "websocket")).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server.send(ACCEPTED).await;
+    client.head().await;
+    // It is not asked to end, like one that is passed through.
+    rig.workload.wind_down();
+    client.send("still").await;
+    assert_eq!(server.until("still").await, "still");
+    rig.workload.end();
+    assert_eq!(client.rest().await, "");
+    assert_eq!(server.rest().await, "");
+}
