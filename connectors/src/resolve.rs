@@ -158,6 +158,7 @@ impl Resolver {
             &class,
             &namespace,
             &address,
+            &wanted.params,
             &title,
             |name, findings| {
                 self.secrets

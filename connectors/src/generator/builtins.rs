@@ -15,8 +15,6 @@ use crate::limits;
 /// Functions of the engine that are available as they are.
 const PLAIN: &[&str] = &[
     "abs",
-    "all",
-    "any",
     "array.slice",
     "base64.decode",
     "base64.encode",

@@ -89,6 +89,14 @@ impl GeneratorError {
         }
     }
 
+    /// Whether it is the module's fault alone, whatever that is given.
+    pub(crate) fn is_of_module(&self) -> bool {
+        matches!(
+            self,
+            Self::Syntax { .. } | Self::Refused { .. } | Self::Module(_)
+        )
+    }
+
     /// The line of the module that the error is about.
     pub(super) fn line(&self) -> u32 {
         match self {
