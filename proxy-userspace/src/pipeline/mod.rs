@@ -2,6 +2,7 @@
 //!
 //! authorize → access rules → hygiene → inject → upstream → response
 
+mod generated;
 mod stop;
 mod verdict;
 
@@ -170,6 +171,14 @@ async fn forward(
         }
         Plan::Header(value) => {
             head.headers.insert(AUTHORIZATION, value.clone());
+            let response = exchange(caller, &target.endpoint, head, body).await?;
+            if response.status() == StatusCode::UNAUTHORIZED {
+                return Err(rejected(target).into());
+            }
+            Ok((finish(response), Verdict::Injected))
+        }
+        Plan::Generated(generated) => {
+            generated::inject(target, generated, &mut head, body).await?;
             let response = exchange(caller, &target.endpoint, head, body).await?;
             if response.status() == StatusCode::UNAUTHORIZED {
                 return Err(rejected(target).into());

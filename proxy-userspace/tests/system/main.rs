@@ -4,6 +4,7 @@
 mod bad_input;
 mod check;
 mod forward;
+mod generators;
 mod git_and_apis;
 mod hostile;
 mod hosts;
