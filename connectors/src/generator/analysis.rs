@@ -177,7 +177,9 @@ impl Analysis {
                 path.base.into_iter().for_each(push);
             }
             Expr::Array { items, .. } | Expr::Set { items, .. } => {
-                items.iter().for_each(|it| push(it));
+                for it in items {
+                    push(it);
+                }
             }
             Expr::Object { fields, .. } => {
                 for (_, key, value) in fields {
@@ -197,7 +199,9 @@ impl Analysis {
                 pending.push((Part::Query(query), depth + 1));
             }
             Expr::Call { fcn, params, .. } => {
-                params.iter().for_each(|it| push(it));
+                for it in params {
+                    push(it);
+                }
                 self.call(fcn, params.first().map(AsRef::as_ref), function)?;
             }
             Expr::UnaryExpr { expr, .. } => push(expr),
@@ -214,7 +218,9 @@ impl Analysis {
                 collection,
                 ..
             } => {
-                key.iter().for_each(|it| push(it));
+                if let Some(it) = key {
+                    push(it);
+                }
                 push(value);
                 push(collection);
             }
@@ -327,7 +333,9 @@ fn statements<'a>(
                 collection,
                 ..
             } => {
-                key.iter().for_each(|it| push(it));
+                if let Some(it) = key {
+                    push(it);
+                }
                 push(value);
                 push(collection);
             }

@@ -70,8 +70,11 @@ const PLAIN: &[&str] = &[
     "urlquery.encode",
 ];
 
-/// Functions of ours: those that the engine lacks, and those of its own that need a bound.
-const OURS: &[(&str, u8, fn(&[Value]) -> Result<Value>)] = &[
+/// What a function makes of its arguments.
+type Function = fn(&[Value]) -> Result<Value>;
+
+/// Functions of ours, with the number of their arguments: those that the engine lacks, and those of its own that need a bound.
+const OURS: &[(&str, u8, Function)] = &[
     ("concat", 2, concat),
     ("crypto.hmac.sha1", 2, hmac_sha1),
     ("crypto.hmac.sha256", 2, hmac_sha256),
