@@ -112,10 +112,8 @@ fn authorization(credential: &Credential) -> Option<HeaderValue> {
             Zeroizing::new(format!("Basic {}", *encoded))
         }
         Credential::Bearer { token } => Zeroizing::new(format!("Bearer {}", token.expose_secret())),
-        // Only a registry's token service takes it.
-        Credential::IdentityToken { .. } => return None,
-        // Made for each request.
-        Credential::Generated(_) => return None,
+        // The one is taken by a registry's token service alone, the other made for each request.
+        Credential::IdentityToken { .. } | Credential::Generated(_) => return None,
     };
     let mut value = HeaderValue::from_str(&text).ok()?;
     value.set_sensitive(true);
