@@ -1,6 +1,6 @@
 //! `spec.auth`: which authentication type, which Secret, and do they fit.
 
-use proxy_common::api::{self, AuthType};
+use proxy_common::api::{self, AuthType, Param};
 
 use super::class::{self, Class};
 use super::error::{Findings, Problem};
@@ -20,12 +20,15 @@ pub(super) struct Auth {
 pub(super) const SECRET_FIELD: &str = "spec.auth.secretRef.name";
 
 /// Applies `spec.auth` of the Connector `title`; `None` means that there are findings, or
-/// that `find` did not find the Secret.
+/// that `find` did not find the Secret. `params` are those of the Connector, with the defaults
+/// of the class.
+#[expect(clippy::too_many_arguments, reason = "each is another object")]
 pub(super) fn resolve<'a>(
     spec: &api::ConnectorSpec,
     class: &Class,
     namespace: &str,
     address: &Address,
+    params: &[Param],
     title: &str,
     find: impl FnOnce(Option<&str>, &mut Findings<'_>) -> Option<&'a SecretData>,
     findings: &mut Findings<'_>,
@@ -57,10 +60,10 @@ pub(super) fn resolve<'a>(
         )));
         return None;
     }
-    if !is_supported(auth_type, findings) {
-        return None;
-    }
-    let credential = secret::credential(secret, auth_type, address, title, findings)?;
+    let credential = match class::generator(auth_type) {
+        Some(rego) => secret::generated(secret, auth_type, rego, params, title, findings),
+        None => secret::credential(secret, auth_type, address, title, findings),
+    }?;
     Some(Auth {
         type_: Some(auth_type.name.clone()),
         secret: Some(secret.clone()),
@@ -78,9 +81,6 @@ fn without_secret(
     match name {
         Some(name) => {
             let auth_type = find_type(types, name, findings)?;
-            if !is_supported(auth_type, findings) {
-                return None;
-            }
             if optional(auth_type) {
                 return Some(Auth {
                     type_: Some(name.to_owned()),
@@ -194,21 +194,4 @@ fn infer_type<'a>(
             None
         }
     }
-}
-
-fn is_supported(auth_type: &AuthType, findings: &mut Findings<'_>) -> bool {
-    let generator = auth_type.generator.as_ref().and_then(|it| it.rego.as_ref());
-    if generator.is_some() {
-        findings.add(
-            "spec.auth.name",
-            Problem::Unsupported {
-                what: format!(
-                    "{}, whose class makes the credential with generator.rego,",
-                    auth_type.name
-                ),
-                instead: "use an authentication type without a generator",
-            },
-        );
-    }
-    generator.is_none()
 }

@@ -7,6 +7,7 @@ use proxy_common::api::{AuthType, ConnectorClass, ProtocolName};
 
 use super::Protocol;
 use super::error::{Findings, Problem, StateError};
+use super::generator;
 use super::manifest::{Manifests, Placed};
 
 /// The manifests of the built-in classes, by file name.
@@ -135,6 +136,23 @@ fn validate(class: &ConnectorClass, findings: &mut Findings<'_>) {
         types.iter().map(|it| &*it.name),
         findings,
     );
+    for (index, auth_type) in types.iter().enumerate() {
+        let field = format!("spec.auth.types[{index}].generator.rego");
+        let Some(rego) = generator(auth_type) else {
+            continue;
+        };
+        if spec.protocol == Some(ProtocolName::Oci) {
+            findings.add(
+                field,
+                Problem::Unsupported {
+                    what: "a generator in a class of protocol OCI".to_owned(),
+                    instead: "leave it out, or use protocol HTTP",
+                },
+            );
+        } else if let Err(error) = generator::check(rego) {
+            findings.add(field, Problem::Rule(error.to_string()));
+        }
+    }
     for (index, probe) in spec.auth_probes.iter().enumerate() {
         let field = format!("spec.authProbes[{index}].authName");
         if !types.iter().any(|auth| auth.name == probe.auth_name) {
@@ -163,6 +181,11 @@ fn unique<'a>(list: &str, names: impl Iterator<Item = &'a str>, findings: &mut F
         }
         seen.push(name);
     }
+}
+
+/// The generator of an authentication type.
+pub(super) fn generator(auth_type: &AuthType) -> Option<&str> {
+    auth_type.generator.as_ref()?.rego.as_deref()
 }
 
 /// A name that must be unique in its list.

@@ -120,7 +120,7 @@ pub fn resolve(id: ConnectorId, manifest: &api::Connector, objects: Objects<'_>)
         None => without_class(spec, findings),
     };
     let (secret, auth) = match &class {
-        Some(class) => auth(manifest, class, wanted.address.as_ref(), objects, &place),
+        Some(class) => auth(manifest, class, &wanted, objects, &place),
         None => (unjudged(manifest, objects), None),
     };
 
@@ -203,11 +203,11 @@ fn without_class(spec: &api::ConnectorSpec, findings: &mut Findings<'_>) -> Want
 fn auth(
     manifest: &api::Connector,
     class: &Class,
-    address: Option<&Address>,
+    wanted: &Wanted,
     objects: Objects<'_>,
     place: &Place,
 ) -> (Part, Option<Auth>) {
-    let Some(address) = address else {
+    let Some(address) = &wanted.address else {
         return (unjudged(manifest, objects), None);
     };
     let (namespace, name) = key(manifest);
@@ -218,6 +218,7 @@ fn auth(
         class,
         namespace,
         address,
+        &wanted.params,
         &format!("Connector {namespace}/{name}"),
         |name, findings| {
             secret::required_name(name, auth::SECRET_FIELD, findings)?;

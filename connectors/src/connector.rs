@@ -6,6 +6,8 @@ use std::sync::Arc;
 use rustls_pki_types::CertificateDer;
 use secrecy::SecretString;
 
+use super::generator::Generated;
+
 /// Number of a Connector within one snapshot; the key of the kernel's `CREDENTIALS` map.
 ///
 /// Zero is never a Connector: in `DESTINATIONS` it stands for "several".
@@ -106,6 +108,8 @@ pub enum Credential {
         /// The refresh token.
         token: SecretString,
     },
+    /// What the class's `generator.rego` makes of the Secret and the request.
+    Generated(Arc<Generated>),
 }
 
 /// `spec.interception.clientAuthorization`.

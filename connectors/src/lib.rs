@@ -15,6 +15,7 @@ pub mod condition;
 mod connector;
 mod docker_config;
 mod error;
+pub mod generator;
 pub mod limits;
 mod manifest;
 mod params;

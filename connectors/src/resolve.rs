@@ -157,6 +157,7 @@ impl Resolver {
             &class,
             &namespace,
             &address,
+            &wanted.params,
             &title,
             |name, findings| {
                 self.secrets

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use proxy_common::api::{AuthType, Secret};
+use proxy_common::api::{AuthType, Param, Secret};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::docker_config;
 use super::error::{Findings, Place, Problem, SecretFault};
+use super::generator::Generated;
 use super::manifest::Placed;
 use super::trust::Certificates;
 use super::{Address, Credential, Protocol, limits};
@@ -217,15 +218,7 @@ pub(super) fn credential(
     user: &str,
     findings: &mut Findings<'_>,
 ) -> Option<Credential> {
-    let declared = auth_type
-        .params
-        .iter()
-        .filter(|param| param.default.is_none());
-    for param in declared {
-        if secret.get(&param.name).is_none() {
-            missing(secret, &param.name, user, findings);
-        }
-    }
+    declared_keys(secret, auth_type, user, findings);
     let mut take = Taker {
         secret,
         user,
@@ -272,6 +265,63 @@ pub(super) fn credential(
             None
         }
     }
+}
+
+/// The credential that a generator makes of a Secret and of parameters; `None` means that
+/// there are findings, here or at the class.
+pub(super) fn generated(
+    secret: &SecretData,
+    auth_type: &AuthType,
+    rego: &str,
+    params: &[Param],
+    user: &str,
+    findings: &mut Findings<'_>,
+) -> Option<Credential> {
+    let mut sound = declared_keys(secret, auth_type, user, findings);
+    let defaults = auth_type.params.iter().filter_map(|param| {
+        let default = param.default.as_ref()?.as_str()?;
+        Some((param.name.clone(), SecretString::from(default)))
+    });
+    let mut data: BTreeMap<String, SecretString> = defaults.collect();
+    for key in secret.keys() {
+        if let Some(text) = secret.text(key) {
+            data.insert(key.to_owned(), text.into());
+        } else {
+            let (place, field) = (secret.place.clone(), secret.field(key));
+            findings.add_at(place, field, Problem::SecretValue(SecretFault::NotUtf8));
+            sound = false;
+        }
+    }
+    let text = |param: &Param| Some((param.name.clone(), param.value.as_str()?.to_owned()));
+    let params = params.iter().filter_map(text).collect();
+    if !sound {
+        return None;
+    }
+    match Generated::new(rego, data, params) {
+        Ok(generated) => Some(Credential::Generated(Arc::new(generated))),
+        // Said of the class.
+        Err(error) if error.is_of_module() => None,
+        Err(error) => {
+            let name = &auth_type.name;
+            let problem = format!("the generator of {name}, given this Secret, {error}");
+            findings.add(super::auth::SECRET_FIELD, Problem::Rule(problem));
+            None
+        }
+    }
+}
+
+/// Whether a Secret has every key that the class declares without a default.
+fn declared_keys(
+    secret: &SecretData,
+    auth_type: &AuthType,
+    user: &str,
+    findings: &mut Findings<'_>,
+) -> bool {
+    let params = auth_type.params.iter();
+    let absent = params
+        .filter(|param| param.default.is_none() && secret.get(&param.name).is_none())
+        .inspect(|param| missing(secret, &param.name, user, findings));
+    absent.count() == 0
 }
 
 fn missing(secret: &SecretData, key: &str, user: &str, findings: &mut Findings<'_>) {

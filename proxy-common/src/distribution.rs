@@ -33,3 +33,9 @@ impl Drop for IdentityToken {
         self.token.zeroize();
     }
 }
+
+impl Drop for SecretValue {
+    fn drop(&mut self) {
+        self.value.zeroize();
+    }
+}

@@ -113,6 +113,10 @@ pub const CHUNK_EXTENSION_BYTES: usize = 256;
 pub const HEADERS: usize = 128;
 /// Size of the header list on HTTP/2.
 pub const H2_HEADER_LIST: u32 = 64 * 1024;
+/// Body of a request that a generator reads or adds to, bytes; others are never held.
+pub const GENERATOR_BODY: usize = 1024 * 1024;
+/// How long a client may take to send one.
+pub const GENERATOR_BODY_TIME: Duration = Duration::from_secs(30);
 /// Streams that one client connection may have open.
 pub const H2_STREAMS: u32 = 128;
 /// Streams of a client that it reset before Postern looked at them (CVE-2023-44487).

@@ -375,11 +375,6 @@ fn authentication_types_that_cannot_be_used_are_named() {
         "{auth: {types: [{name: a, secretType: kubernetes.io/basic-auth}, \
          {name: b, secretType: kubernetes.io/basic-auth}]}}",
     );
-    let rego = class(
-        "rego",
-        "{auth: {types: [{name: a, secretType: kubernetes.io/basic-auth, \
-         generator: {rego: 'package proxy'}}]}}",
-    );
     let opaque = class(
         "opaque",
         "{auth: {types: [{name: a, secretType: Opaque, params: [{name: token}]}]}}",
@@ -400,11 +395,6 @@ fn authentication_types_that_cannot_be_used_are_named() {
             "Connector default/c, spec.auth.name: is missing: the Secret fits several: use one of a, b",
         ),
         (
-            rego + &spec("rego", "login") + &login(),
-            "Connector default/c, spec.auth.name: a, whose class makes the credential with \
-          generator.rego, is not supported yet: use an authentication type without a generator",
-        ),
-        (
             opaque + &spec("opaque", "plain") + &plain,
             "Connector default/c, spec.auth: authentication type a without a built-in rule is not \
           supported yet: use a class whose secretType is kubernetes.io/basic-auth or \
@@ -416,11 +406,57 @@ fn authentication_types_that_cannot_be_used_are_named() {
 }
 
 #[test]
-fn an_unused_generator_is_no_fault() {
-    let text = class("rego", "{auth: {types: [{name: a, generator: {rego: x}}]}}")
-        + &connector("c", SOUND)
-        + &login();
-    assert_eq!(loaded(&text).connectors.len(), 1);
+fn a_generator_is_judged_with_its_class_and_with_what_it_is_given() {
+    let rego = |protocol: &str, rego: &str| {
+        let text = format!(
+            "{{protocol: {protocol}, auth: {{types: [{{name: a, generator: {{rego: '{rego}'}}}}]}}}}"
+        );
+        class("rego", &text)
+    };
+    let user = connector(
+        "c",
+        "{connectorClassName: rego, address: 'https://a.example.com', auth: {secretRef: {name: s}}}",
+    ) + &secret("s", "stringData: {token: hunter2}");
+    let sound =
+        "package proxy\nauth := {\"position\": \"header\", \"auth\": {\"x\": input.data.token}}";
+    let sound = sound.replace('\n', "\n\n  ");
+    let place = "ConnectorClass rego, spec.auth.types[0].generator.rego: ";
+    for (text, expected) in [
+        (
+            rego("HTTP", "package other"),
+            format!("{place}is of another package: begin it with `package proxy`"),
+        ),
+        (
+            rego("HTTP", &sound.replace("input.data.token", "http.send({})")),
+            format!(
+                "{place}line 2: `http.send` is not available to a generator: use one of the \
+                 functions that the documentation of classes lists"
+            ),
+        ),
+        (
+            rego("OCI", &sound),
+            format!(
+                "{place}a generator in a class of protocol OCI is not supported yet: leave it \
+                 out, or use protocol HTTP"
+            ),
+        ),
+    ] {
+        // Said once, whoever uses the class.
+        assert_eq!(fault(&(text + &user)), expected);
+    }
+    let missing = rego("HTTP", &sound.replace("data.token", "data.key")) + &user;
+    assert_eq!(
+        fault(&missing),
+        "Connector default/c, spec.auth.secretRef.name: the generator of a, given this Secret, \
+         leaves `auth` undefined: check the conditions, and the names of the keys of input.data \
+         and input.params"
+    );
+    let loaded = loaded(&(rego("HTTP", &sound) + &user));
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+    let Some(Credential::Generated(generated)) = &loaded.connectors[0].credential else {
+        panic!("{loaded:?}");
+    };
+    assert!(!generated.needs_body() && generated.data().contains_key("token"));
 }
 
 #[test]

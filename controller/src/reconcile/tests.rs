@@ -31,6 +31,56 @@ fn without(spec: &Value, field: &str) -> Value {
 }
 
 #[test]
+fn a_generator_is_tried_with_what_it_would_be_given() {
+    use ConditionType::{ConnectorClassReady, Ready, SecretReady};
+
+    let secret = login("hunter2");
+    let with_rego = |value: &str| {
+        let rego = format!(
+            "package proxy\nauth := {{\"position\": \"header\", \"auth\": {{\"x\": {value}}}}}"
+        );
+        let types = json!([{"name": "basicAuth", "generator": {"rego": rego}}]);
+        class("basic", &json!({"auth": {"types": types}}))
+    };
+    let tried = |value: &str| {
+        let class = with_rego(value);
+        let objects = Objects {
+            class: Some(&class),
+            secret: Some(&secret),
+            ca_secret: None,
+        };
+        outcome(&sound(), objects)
+    };
+
+    let sound = tried("input.data.password");
+    assert_eq!(said(&sound, Ready), (True, "", ""));
+    let broken = tried("opa.runtime()");
+    let (status, reason, message) = said(&broken, ConnectorClassReady);
+    assert_eq!((status, reason), (False, "InvalidConnectorClass"));
+    assert!(
+        message.contains("ConnectorClass basic") && message.contains("line 2"),
+        "{message}"
+    );
+    let failing = tried("input.data.passwort");
+    let (status, reason, message) = said(&failing, SecretReady);
+    assert_eq!((status, reason), (False, "InvalidSecret"));
+    assert!(
+        message.contains("undefined") && !message.contains("hunter2"),
+        "{message}"
+    );
+    assert!(!failing.resolution.is_usable());
+    // Endless, but for the limit.
+    let digits = "[1,2,3,4,5,6,7,8,9,0]";
+    let endless = tried(&format!(
+        "sprintf(\"%d\", [count([1 | some a in {digits}; some b in {digits}; some c in {digits}; \
+         some d in {digits}; some e in {digits}; some f in {digits}; some g in {digits}; \
+         some h in {digits}; some i in {digits}; some j in {digits}])])"
+    ));
+    let (_, _, message) = said(&endless, SecretReady);
+    assert!(message.contains("processor time"), "{message}");
+}
+
+#[test]
 fn all_objects_there_and_fit_is_ready_without_any_probe() {
     use ConditionType::{CACertReady, ConnectorClassReady, Ready, SecretReady};
 

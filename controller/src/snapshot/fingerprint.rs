@@ -37,24 +37,40 @@ impl Fingerprints {
     }
 
     pub(super) fn of(&self, credential: &Credential) -> Fingerprint {
-        let (kind, parts): (u8, [Option<&SecretString>; 2]) = match credential {
-            Credential::Basic { username, password } => (1, [Some(username), Some(password)]),
-            Credential::Bearer { token } => (2, [Some(token), None]),
-            Credential::IdentityToken { token } => (3, [Some(token), None]),
+        let (kind, parts) = match credential {
+            Credential::Basic { username, password } => (1, vec![bytes(username), bytes(password)]),
+            Credential::Bearer { token } => (2, vec![bytes(token)]),
+            Credential::IdentityToken { token } => (3, vec![bytes(token)]),
+            Credential::Generated(it) => {
+                let data = it.data().iter();
+                let params = it.params().iter();
+                let data = data.flat_map(|(key, value)| [key.as_bytes(), bytes(value)]);
+                let params = params.flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]);
+                // The empty part keeps one of the data from passing for a parameter.
+                let rest = data.chain([&b""[..]]).chain(params);
+                (4, [it.rego().as_bytes()].into_iter().chain(rest).collect())
+            }
         };
         let mut context = Context::with_key(&self.0);
         context.update(&[kind]);
-        for part in parts.into_iter().flatten() {
-            let bytes = part.expose_secret().as_bytes();
-            context.update(&bytes.len().to_be_bytes());
-            context.update(bytes);
+        for part in parts {
+            context.update(&part.len().to_be_bytes());
+            context.update(part);
         }
         Fingerprint(context.sign())
     }
 }
 
+fn bytes(secret: &SecretString) -> &[u8] {
+    secret.expose_secret().as_bytes()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use connectors::generator::Generated;
+
     use super::*;
 
     fn basic(username: &str, password: &str) -> Credential {
@@ -86,6 +102,30 @@ mod tests {
                 let equal = fingerprints.of(&one()) == fingerprints.of(&other());
                 assert_eq!(equal, row == column, "{row} {column}");
             }
+        }
+    }
+
+    #[test]
+    fn a_generator_and_all_that_it_is_given_count() {
+        let generated = |value: &str, token: &str, realm: &str| {
+            let rego = format!(
+                "package proxy\nauth := {{\"position\": \"header\", \"auth\": {{\"x\": {value}}}}}"
+            );
+            let data = [("token".to_owned(), token.into())].into();
+            let params = [("realm".to_owned(), realm.to_owned())].into();
+            let generated = Generated::new(&rego, data, params).expect("a generator");
+            Credential::Generated(Arc::new(generated))
+        };
+        let token = "input.data.token";
+        let fingerprints = Fingerprints::new().expect("randomness");
+        let first = fingerprints.of(&generated(token, "a", "b"));
+        assert!(first == fingerprints.of(&generated(token, "a", "b")));
+        for other in [
+            generated("\"x\"", "a", "b"),
+            generated(token, "c", "b"),
+            generated(token, "a", "c"),
+        ] {
+            assert!(first != fingerprints.of(&other));
         }
     }
 

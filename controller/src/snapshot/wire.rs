@@ -107,6 +107,18 @@ fn credential(credential: &Credential) -> wire::Credential {
         Credential::IdentityToken { token } => {
             Kind::IdentityToken(wire::IdentityToken { token: text(token) })
         }
+        Credential::Generated(generated) => Kind::Generated(wire::Generated {
+            rego: generated.rego().to_owned(),
+            data: generated
+                .data()
+                .iter()
+                .map(|(key, value)| wire::SecretValue {
+                    key: key.clone(),
+                    value: text(value),
+                })
+                .collect(),
+            params: generated.params().clone().into_iter().collect(),
+        }),
     };
     wire::Credential { kind: Some(kind) }
 }

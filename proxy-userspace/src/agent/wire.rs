@@ -13,6 +13,7 @@ use crate::{
     state::{
         Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy,
         OnUntrustedCa, Protocol, Scheme,
+        generator::{Generated, GeneratorError},
     },
 };
 
@@ -51,6 +52,14 @@ pub(super) enum WireError {
         /// Which field.
         field: &'static str,
     },
+    /// A generator that does not work here. A controller of the same version refuses it.
+    #[error("connector {connector}: the generator of its class {error}")]
+    Generator {
+        /// Namespace and name.
+        connector: String,
+        /// Why not.
+        error: GeneratorError,
+    },
     /// An address of a pod that is none.
     #[error("pod {pod} has the address {address:?}")]
     PodAddress {
@@ -78,12 +87,7 @@ pub(super) fn granted(
         .collect::<Result<Vec<_>, _>>()?
         .into_iter();
     let mut unknown = None;
-    let mut missing = |field| {
-        unknown = Some(WireError::Unknown {
-            connector: title.clone(),
-            field,
-        });
-    };
+    let mut missing = |field| unknown = Some(unknown_value(&title, field));
     let protocol = protocol(message.protocol).unwrap_or_else(|| {
         missing("protocol");
         Protocol::Http
@@ -101,13 +105,21 @@ pub(super) fn granted(
         missing("what happens to clients without trust");
         OnUntrustedCa::Fail
     });
-    let credential = message.credential.as_ref().and_then(|it| {
-        let known = credential(it);
-        if known.is_none() {
-            missing("credential");
+    let credential = match message.credential.as_ref().map(credential) {
+        Some(Ok(None)) => {
+            unknown = Some(unknown_value(&title, "credential"));
+            None
         }
-        known
-    });
+        Some(Err(error)) => {
+            unknown = Some(WireError::Generator {
+                connector: title.clone(),
+                error,
+            });
+            None
+        }
+        Some(Ok(known)) => known,
+        None => None,
+    };
     let connector = Connector {
         id: ConnectorId(message.id),
         namespace: message.namespace.clone(),
@@ -146,6 +158,11 @@ pub(super) fn policy(id: u32) -> Result<(), WireError> {
         POLICY_ANY => Err(WireError::Any),
         _ => Ok(()),
     }
+}
+
+fn unknown_value(connector: &str, field: &'static str) -> WireError {
+    let connector = connector.to_owned();
+    WireError::Unknown { connector, field }
 }
 
 /// The addresses of a pod.
@@ -205,10 +222,14 @@ fn address(message: &wire::Address, connector: &str) -> Result<Address, WireErro
     })
 }
 
-/// Copies, so that the message is left to wipe what it holds.
-fn credential(message: &wire::Credential) -> Option<Credential> {
+/// Copies, so that the message is left to wipe what it holds. `None`: of a kind that this
+/// version does not know.
+fn credential(message: &wire::Credential) -> Result<Option<Credential>, GeneratorError> {
     let secret = |text: &String| text.as_str().into();
-    Some(match message.kind.as_ref()? {
+    let Some(kind) = &message.kind else {
+        return Ok(None);
+    };
+    Ok(Some(match kind {
         Kind::Basic(it) => Credential::Basic {
             username: secret(&it.username),
             password: secret(&it.password),
@@ -219,5 +240,78 @@ fn credential(message: &wire::Credential) -> Option<Credential> {
         Kind::IdentityToken(it) => Credential::IdentityToken {
             token: secret(&it.token),
         },
-    })
+        Kind::Generated(it) => {
+            let data = it.data.iter();
+            let data = data.map(|value| (value.key.clone(), secret(&value.value)));
+            let params = it.params.clone().into_iter().collect();
+            Credential::Generated(Arc::new(Generated::new(&it.rego, data.collect(), params)?))
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(rego: &str) -> wire::Connector {
+        let generated = wire::Generated {
+            rego: rego.to_owned(),
+            data: vec![wire::SecretValue {
+                key: "token".to_owned(),
+                value: "hunter2".to_owned(),
+            }],
+            params: [("realm".to_owned(), "blue".to_owned())].into(),
+        };
+        wire::Connector {
+            id: 1,
+            namespace: "team".to_owned(),
+            name: "api".to_owned(),
+            addresses: vec![wire::Address {
+                host: "api.example.com".to_owned(),
+                port: 443,
+                ..wire::Address::default()
+            }],
+            credential: Some(wire::Credential {
+                kind: Some(Kind::Generated(generated)),
+            }),
+            usable: true,
+            ..wire::Connector::default()
+        }
+    }
+
+    #[test]
+    fn a_generator_arrives_with_what_it_is_given() {
+        let rego = "package proxy\n\
+                    auth := {\"position\": \"query\", \"auth\": {\"k\": input.data.token}}";
+        let (granted, fault) = granted(&message(rego)).expect("a Connector");
+        assert!(granted.binding.usable && fault.is_none());
+        let Some(Credential::Generated(generated)) = &granted.connector.credential else {
+            panic!("{granted:?}");
+        };
+        assert_eq!(generated.rego(), rego);
+        assert_eq!(generated.params()["realm"], "blue");
+        assert!(!format!("{granted:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn what_cannot_be_evaluated_or_understood_is_refused() {
+        let mut unknown = message("");
+        unknown.credential = Some(wire::Credential { kind: None });
+        for (message, expected) in [
+            (message("package proxy\nauth := trace(1)"), "line 2"),
+            (
+                message("package proxy\nauth := input.data.none"),
+                "undefined",
+            ),
+            (unknown, "update the agent"),
+        ] {
+            let (granted, fault) = granted(&message).expect("a Connector");
+            assert!(!granted.binding.usable && granted.connector.credential.is_none());
+            let fault = fault.expect("a fault").to_string();
+            assert!(
+                fault.contains("team/api") && fault.contains(expected),
+                "{fault}"
+            );
+        }
+    }
 }

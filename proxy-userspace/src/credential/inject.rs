@@ -8,12 +8,13 @@ use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use super::{is_presigned, oci::RegistryAuth, paths};
-use crate::state::{Connector, Credential, Protocol};
+use crate::state::{Connector, Credential, Protocol, generator::Generated};
 
 /// Adds a Connector's credential to requests.
 pub struct Injector {
     /// `Authorization` as it is sent; `None` when there is nothing fixed to send.
     header: Option<HeaderValue>,
+    generated: Option<Arc<Generated>>,
     registry: Option<RegistryAuth>,
 }
 
@@ -24,6 +25,8 @@ pub enum Plan<'a> {
     Nothing,
     /// This `Authorization`.
     Header(&'a HeaderValue),
+    /// What the class's generator makes.
+    Generated(&'a Generated),
     /// Whatever the registry asks for.
     Registry(&'a RegistryAuth),
 }
@@ -44,13 +47,24 @@ impl Injector {
         {
             tracing::error!(%connector, "the credential cannot be a header; nothing is injected");
         }
-        Self { header, registry }
+        let generated = match &connector.credential {
+            Some(Credential::Generated(generated)) => Some(Arc::clone(generated)),
+            _ => None,
+        };
+        Self {
+            header,
+            generated,
+            registry,
+        }
     }
 
     /// What to add to a request.
     pub fn plan(&self, method: &Method, uri: &Uri) -> Plan<'_> {
         if is_presigned(uri) {
             return Plan::Nothing;
+        }
+        if let Some(generated) = &self.generated {
+            return Plan::Generated(generated);
         }
         match (&self.registry, &self.header) {
             (Some(registry), _)
@@ -98,8 +112,8 @@ fn authorization(credential: &Credential) -> Option<HeaderValue> {
             Zeroizing::new(format!("Basic {}", *encoded))
         }
         Credential::Bearer { token } => Zeroizing::new(format!("Bearer {}", token.expose_secret())),
-        // Only a registry's token service takes it.
-        Credential::IdentityToken { .. } => return None,
+        // The one is taken by a registry's token service alone, the other made for each request.
+        Credential::IdentityToken { .. } | Credential::Generated(_) => return None,
     };
     let mut value = HeaderValue::from_str(&text).ok()?;
     value.set_sensitive(true);

@@ -221,7 +221,7 @@ fn is_same(a: &Connector, b: &Connector) -> bool {
 }
 
 fn is_same_secret(a: Option<&Credential>, b: Option<&Credential>) -> bool {
-    use Credential::{Basic, Bearer, IdentityToken};
+    use Credential::{Basic, Bearer, Generated, IdentityToken};
     // Both come from the controller, so the time that this takes tells nobody anything.
     let same = |a: &SecretString, b: &SecretString| a.expose_secret() == b.expose_secret();
     match (a, b) {
@@ -237,6 +237,7 @@ fn is_same_secret(a: Option<&Credential>, b: Option<&Credential>) -> bool {
         | (Some(IdentityToken { token }), Some(IdentityToken { token: other })) => {
             same(token, other)
         }
+        (Some(Generated(one)), Some(Generated(other))) => one == other,
         _ => false,
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! authorize → access rules → hygiene → inject → upstream → response
 
+mod generated;
 mod scrub;
 mod stop;
 mod switch;
@@ -208,7 +209,7 @@ async fn forward(
     // inject
     let Some(target) = target else {
         let response = exchange(caller, &site.unclaimed, head, body).await?;
-        return Ok((finish(caller, None, response), Verdict::Plain));
+        return Ok((finish(caller, &[], response), Verdict::Plain));
     };
     if !target.usable {
         return Err(unusable(target).into());
@@ -223,7 +224,7 @@ async fn forward(
     match plan {
         Plan::Nothing => {
             let response = exchange(caller, &target.endpoint, head, body).await?;
-            Ok((finish(caller, None, response), Verdict::Plain))
+            Ok((finish(caller, &[], response), Verdict::Plain))
         }
         Plan::Header(value) => {
             head.headers.insert(AUTHORIZATION, value.clone());
@@ -231,7 +232,18 @@ async fn forward(
             if response.status() == StatusCode::UNAUTHORIZED {
                 return Err(rejected(target).into());
             }
-            Ok((finish(caller, Some(value), response), Verdict::Injected))
+            Ok((
+                finish(caller, std::slice::from_ref(value), response),
+                Verdict::Injected,
+            ))
+        }
+        Plan::Generated(generated) => {
+            let injected = generated::inject(target, generated, &mut head, body).await?;
+            let response = exchange(caller, &target.endpoint, head, body).await?;
+            if response.status() == StatusCode::UNAUTHORIZED {
+                return Err(rejected(target).into());
+            }
+            Ok((finish(caller, &injected, response), Verdict::Injected))
         }
         Plan::Registry(registry) => registry_request(caller, target, registry, head, body).await,
     }
@@ -286,7 +298,7 @@ async fn registry_request(
                 Rejection::Refused(error) => return Err(error.into()),
             }
         }
-        return Ok((finish(caller, authorization.as_ref(), response), verdict));
+        return Ok((finish(caller, authorization.as_slice(), response), verdict));
     }
 }
 
@@ -339,7 +351,7 @@ async fn exchange(
 /// Prepares an upstream's answer for the client; `injected` is what must not be in it.
 fn finish(
     caller: &Caller,
-    injected: Option<&HeaderValue>,
+    injected: &[HeaderValue],
     mut response: Response<Body>,
 ) -> Response<Body> {
     let unread = response
@@ -354,7 +366,7 @@ fn finish(
         let upgrade = HeaderValue::from_static("upgrade");
         response.headers_mut().insert(CONNECTION, upgrade);
     }
-    if let Some(injected) = injected {
+    for injected in injected {
         let echoes = scrub::scrub(response.headers_mut(), injected);
         if !echoes.is_empty() {
             Counters::add(&caller.worker.proxy.counters.scrubbed, echoes.len() as u64);

@@ -16,8 +16,8 @@ use postern::{
     limits::Tuning,
     proxy::{Proxy, Worker},
     state::{
-        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, Protocol,
-        Scheme,
+        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy,
+        OnUntrustedCa, Protocol, Scheme,
     },
     telemetry::Counters,
     tls::{Interceptor, Roots},
@@ -74,6 +74,7 @@ impl Rig {
             }),
             client_authorization: ClientAuthorization::Replace,
             failure_policy: FailurePolicy::Closed,
+            on_untrusted_ca: OnUntrustedCa::Fail,
             extra_roots: Arc::default(),
         });
         let prepared = Prepared::new(&connector, &Roots::none()).expect("no roots to refuse");

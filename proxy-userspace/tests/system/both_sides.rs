@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use postern::{
     gate::{Policies, Prepared},
     intercept,
+    limits::Tuning,
     proxy::{Proxy, Worker},
     state::{
         Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy,
@@ -76,6 +77,7 @@ impl Sides {
             interceptor,
             resolver: Arc::default(),
             counters: Arc::default(),
+            tuning: Tuning::default(),
         });
         let workload = Workload {
             cgroup_id: 1,

@@ -6,6 +6,7 @@ mod both_sides;
 mod check;
 mod clients;
 mod forward;
+mod generators;
 mod git_and_apis;
 mod hostile;
 mod hosts;

@@ -311,7 +311,8 @@ fn itself(credential: Option<&Credential>) -> Result<Option<HeaderValue>, Cause>
             token::basic(username.expose_secret(), password.expose_secret()).map(Some)
         }
         Some(Credential::Bearer { token }) => token::bearer(token).map(Some),
-        Some(Credential::IdentityToken { .. }) | None => Ok(None),
+        // Classes of this protocol have no generators.
+        Some(Credential::IdentityToken { .. } | Credential::Generated(_)) | None => Ok(None),
     }
 }
 

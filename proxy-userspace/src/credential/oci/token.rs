@@ -88,7 +88,7 @@ impl TokenRequest<'_> {
             {
                 Some((REFRESH_TOKEN_USER, password))
             }
-            Credential::Basic { .. } | Credential::Bearer { .. } => None,
+            Credential::Basic { .. } | Credential::Bearer { .. } | Credential::Generated(_) => None,
         }
     }
 
