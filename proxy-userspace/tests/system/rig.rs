@@ -45,14 +45,27 @@ use crate::support::{output, stdout};
 pub(crate) const CURL_REFUSED: i32 = 7;
 pub(crate) const POLICY: PolicyId = PolicyId(1);
 /// Longer than any test.
-const PATIENCE: Duration = Duration::from_hours(1);
+pub(crate) const PATIENCE: Duration = Duration::from_hours(1);
 /// How many times slower this machine is than one of production; 1 if it is not set.
 const SLOWNESS: &str = "POSTERN_TEST_SLOWNESS";
 
+fn slowness() -> u32 {
+    let times = std::env::var(SLOWNESS).ok();
+    times.and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
 /// A time that holds in production, stretched to this machine.
 pub(crate) fn stretched(time: Duration) -> Duration {
-    let times = std::env::var(SLOWNESS).ok();
-    time * times.and_then(|times| times.parse().ok()).unwrap_or(1)
+    time * slowness()
+}
+
+/// How often to do something that takes a second or so each time.
+pub(crate) fn rounds(of_production: usize) -> usize {
+    if slowness() > 1 {
+        of_production.div_ceil(10)
+    } else {
+        of_production
+    }
 }
 
 /// Directory of what is pinned, below that of an agent.

@@ -19,7 +19,7 @@ const PROGRAMS: &[&str] = &[
     "bash", "sh", // Sandboxes, and commands in them.
     "ip", "mount", "nsenter", "setpriv", "sleep", "unshare",
     // Clients, what limits them, and what they are made of.
-    "cat", "curl", "dd", "seq", "timeout", "wc", // Servers and their certificates.
+    "cat", "curl", "dd", "mkdir", "seq", "timeout", "wc", // Servers and their certificates.
     "nginx", "openssl", // What the kernel has.
     "bpftool", "ss", // The first process.
     BUSYBOX,

@@ -17,7 +17,7 @@ use super::{
     rig::{GRACE_NS, POLICY, Rig, refused},
 };
 use crate::{
-    rig::{CURL_REFUSED, HOOKS, POLICY as GRANTED, Pod, SHARED_HOOKS, policy},
+    rig::{CURL_REFUSED, HOOKS, PATIENCE, POLICY as GRANTED, Pod, SHARED_HOOKS, policy},
     support::stdout,
 };
 
@@ -99,6 +99,7 @@ fn is_refused(pod: &Pod, port: u16) -> Result<bool> {
 /// An agent that serves nobody yet.
 async fn idle(pod: &Pod, policies: BTreeMap<PolicyId, Vec<Granted>>) -> Result<Node> {
     let mut node = pod.take_over().await?;
+    node.set_grace(PATIENCE)?;
     node.set_policies(policies, &Roots::none())?;
     node.attach(pod.cgroup.directory())?;
     Ok(node)

@@ -27,6 +27,7 @@ use proxy_common::maps::{
 use testkit::{Sandbox, SandboxOptions};
 use tokio::sync::oneshot;
 
+use super::features::{fdinfo, field};
 use crate::support::{output, stdout};
 
 pub(super) const POLICY: u32 = 7;
@@ -249,12 +250,12 @@ impl Rig {
         Ok(stdout(&output(dump)?))
     }
 
-    /// Other tests of this process have maps of the same names.
+    /// Other tests of this process have maps of the same names: those of this one's programs are
+    /// looked at, which are told by the links to its cgroup.
     fn map_id(&self, name: &str) -> Result<u64> {
-        let cgroup = self.cgroup.path().display().to_string();
-        let programs = bpftool(&["cgroup", "list", &cgroup])?;
-        for program in programs.as_array().into_iter().flatten() {
-            let program = bpftool(&["prog", "show", "id", &program["id"].to_string()])?;
+        let links = fdinfo()?.filter(|text| field(text, "cgroup_id:") == Some(self.cgroup.id()));
+        for program in links.filter_map(|text| field(&text, "prog_id:")) {
+            let program = bpftool(&["prog", "show", "id", &program.to_string()])?;
             for id in program["map_ids"].as_array().into_iter().flatten() {
                 if bpftool(&["map", "show", "id", &id.to_string()])?["name"] == name {
                     return id.as_u64().context("no number");

@@ -22,7 +22,7 @@ use super::{
     clients::{Client, Goal, Habit},
     links::links_of,
 };
-use crate::rig::{HOOKS, Pod, abi, attached};
+use crate::rig::{HOOKS, Pod, abi, attached, rounds};
 
 const UPGRADES: usize = 50;
 /// Agents that may still serve what they have open.
@@ -48,7 +48,7 @@ async fn fifty_upgrades_lose_no_connection() -> Result<()> {
         .map(|habit| Client::start(&pod, habit, &goal));
 
     let mut draining = JoinSet::new();
-    for round in 1..=UPGRADES {
+    for round in 1..=rounds(UPGRADES) {
         let mut newcomer = pod.take_over().await?;
         let (incumbent, end) = serving.await?;
         ensure!(matches!(end, NodeError::Replaced), "{end}");
