@@ -68,6 +68,9 @@ pub const CONNECT: Duration = Duration::from_secs(5);
 pub const RESOLVE: Duration = Duration::from_secs(10);
 /// How long who dials waits for a newer answer when there is an older one (RFC 8767, section 5).
 pub const RESOLVE_STALE: Duration = Duration::from_secs(2);
+/// How long the other family of addresses is waited for once there are some of one: some servers
+/// never answer for AAAA, and who dials needs but one address.
+pub const OTHER_FAMILY: Duration = Duration::from_millis(500);
 /// Least time for which an answer is used, or a failure, whatever its TTL is: a TTL of 0 must
 /// not become a query for each connection.
 pub const RESOLVE_AGAIN: Duration = Duration::from_secs(5);

@@ -177,6 +177,17 @@ fn the_agent_has_the_capabilities_it_needs_and_no_port_of_the_node() {
     assert_eq!(writable, ["/sys/fs/bpf", "/run/postern"]);
 }
 
+#[test]
+fn the_agent_asks_for_names_as_they_are_written_first() {
+    let pod = agent();
+    assert_eq!(pod.dns_policy.as_deref(), Some("ClusterFirstWithHostNet"));
+    let options = pod.dns_config.and_then(|config| config.options);
+    let mut options = options.into_iter().flatten();
+    // Else the search domains come first, and a namespace `com` has a part of them all.
+    let ndots = options.find(|option| option.name.as_deref() == Some("ndots"));
+    assert_eq!(ndots.and_then(|option| option.value).as_deref(), Some("1"));
+}
+
 /// The restricted level of the Pod Security Standards.
 #[test]
 fn the_controller_is_restricted() {

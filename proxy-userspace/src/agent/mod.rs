@@ -36,7 +36,7 @@ use tokio::{
 use crate::{
     datapath::{Succession, ensure_alone},
     limits::{self, Tuning},
-    node::{Node, NodeError},
+    node::{ApiServer, Node, NodeError},
     process::raise_open_files,
     proxy::Proxy,
     telemetry::Counters,
@@ -60,6 +60,8 @@ pub struct Options {
     pub node: String,
     /// Host and port of the controller.
     pub controller: String,
+    /// Address or name of the cluster's API server.
+    pub api_server: Option<String>,
     /// PEM file of the authority that vouches for the controller.
     pub controller_ca: PathBuf,
     /// File with the service account's token; read anew for each connection.
@@ -171,6 +173,9 @@ impl Agent {
             node = take_over => node?,
             () = stop.wait() => return Ok(()),
         };
+        if let Some(host) = &options.api_server {
+            node.spare(ApiServer::at(host));
+        }
         self.bring_into_force(&mut node)?;
         for path in &kubepods {
             let directory = File::open(path)

@@ -22,6 +22,10 @@ pub(super) struct Agent {
     /// Where the controller is.
     #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     controller: String,
+    /// The cluster's API server. Pods that are not classified yet reach it, whatever Connectors
+    /// name; Kubernetes tells each container where it is.
+    #[arg(long, value_name = "HOST", env = "KUBERNETES_SERVICE_HOST")]
+    api_server: Option<String>,
     /// The certificate authority that vouches for the controller, PEM.
     #[arg(long, value_name = "FILE", default_value = "/etc/postern/ca/ca.crt")]
     controller_ca: PathBuf,
@@ -53,6 +57,7 @@ impl Agent {
         agent::run(&Options {
             node: self.node,
             controller: self.controller,
+            api_server: self.api_server,
             controller_ca: self.controller_ca,
             token_file: self.token_file,
             cgroup_root: self.cgroup_root,

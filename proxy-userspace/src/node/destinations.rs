@@ -14,7 +14,7 @@ use proxy_common::{
     },
 };
 
-use super::Granted;
+use super::{ApiServer, Granted};
 use crate::{
     datapath::map_address,
     state::{Address, Connector, ConnectorId, FailurePolicy},
@@ -90,11 +90,15 @@ impl Entries {
     ///
     /// Nothing is redirected by it, so ports for which an entry has no place are no fault of the
     /// Connectors: connections to them are left alone.
+    ///
+    /// Whoever may make a Connector may name the API server in it, and is to keep no others from
+    /// it: new pods of the whole node, the controller's own among them, would wait in vain.
     pub(super) fn add_union<'a>(
         &mut self,
         policies: impl IntoIterator<Item = (PolicyId, &'a Vec<Granted>)>,
         resolver: &Resolver,
         without_place: &BTreeSet<ConnectorId>,
+        api_server: &ApiServer,
     ) {
         // Each Connector once, however many policies grant it.
         let granted: BTreeMap<_, _> = policies
@@ -104,7 +108,9 @@ impl Entries {
             .collect();
         let mut union = Self::default();
         let granted = granted.into_values();
-        union.add(PolicyId(POLICY_ANY), granted, resolver, without_place);
+        let is_spared = |host: &str| api_server.is(host, resolver);
+        let policy = PolicyId(POLICY_ANY);
+        union.add(policy, granted, resolver, without_place, is_spared);
         self.addresses.append(&mut union.addresses);
         self.hostnames.append(&mut union.hostnames);
     }
@@ -115,11 +121,13 @@ impl Entries {
         granted: impl IntoIterator<Item = &'a Granted>,
         resolver: &Resolver,
         without_place: &BTreeSet<ConnectorId>,
+        is_spared: impl Fn(&str) -> bool,
     ) {
         let mut by_address: BTreeMap<IpAddr, Wanted> = BTreeMap::new();
         let mut by_name: BTreeMap<u64, (&str, Wanted)> = BTreeMap::new();
         for Granted { connector, .. } in granted {
-            for address in connector.addresses() {
+            let addresses = connector.addresses();
+            for address in addresses.filter(|it| !is_spared(&it.host)) {
                 for ip in resolver.known(&address.host) {
                     by_address.entry(ip).or_default().add(connector, address);
                 }
@@ -163,7 +171,7 @@ pub(super) fn entries<'a>(
 ) -> Entries {
     let mut all = Entries::default();
     for (policy, granted) in policies {
-        all.add(policy, granted, resolver, without_place);
+        all.add(policy, granted, resolver, without_place, |_| false);
     }
     all
 }
@@ -364,7 +372,8 @@ mod tests {
         let found = |room| {
             let mut entries = entries_of(&policies);
             let all = policies.iter().map(|(policy, granted)| (*policy, granted));
-            entries.add_union(all, &Resolver::default(), &BTreeSet::new());
+            let (resolver, places) = (Resolver::default(), BTreeSet::new());
+            entries.add_union(all, &resolver, &places, &ApiServer::default());
             let left_out = entries.share(room);
             (entries, left_out)
         };
@@ -390,6 +399,46 @@ mod tests {
         assert_eq!(left_out, BTreeMap::from([(PolicyId(POLICY_ANY), 1)]));
         assert_eq!(entries.addresses.len(), 5);
         assert_eq!(entries.addresses.iter().filter(any).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn no_pod_is_kept_from_the_api_server_by_the_union() {
+        let files = testkit::TempDir::new("hosts").expect("a folder");
+        let hosts = "10.96.0.1 alias.example.com\n192.0.2.9 both.example.com\n\
+                     10.96.0.1 both.example.com\n192.0.2.8 registry.example.com\n";
+        let hosts = files.write("hosts", hosts).expect("it is written");
+        let resolver = Resolver::with_files(files.join("none"), hosts, 53);
+        let names = [
+            "kubernetes.default.svc",
+            "alias.example.com",
+            "both.example.com",
+            "10.96.0.1",
+            "registry.example.com",
+        ];
+        for name in [names[1], names[2], names[4]] {
+            resolver.resolve(name).await.expect("it is in the file");
+        }
+        let connectors = names.into_iter().zip(1..);
+        let connectors = connectors.map(|(host, id)| connector(id, host, 443, FailurePolicy::Open));
+        let policies = BTreeMap::from([(PolicyId(1), connectors.collect())]);
+        let all = || policies.iter().map(|(policy, granted)| (*policy, granted));
+        let mut entries = entries(all(), &resolver, &BTreeSet::new());
+        // Who is granted such a Connector uses it all the same.
+        assert!(!entries.addresses.is_empty());
+        assert_eq!(entries.hostnames.len(), 4);
+        (entries.addresses, entries.hostnames) = Default::default();
+
+        let api_server = ApiServer::at("10.96.0.1");
+        entries.add_union(all(), &resolver, &BTreeSet::new(), &api_server);
+        let [(key, value)] = entries.addresses.as_slice() else {
+            panic!("{:?}", entries.addresses);
+        };
+        assert_eq!((key.addr, value.connector), (addr("192.0.2.8"), 5));
+        let [(key, value)] = entries.hostnames.as_slice() else {
+            panic!("{:?}", entries.hostnames);
+        };
+        assert_eq!(Some(key.name), dns::hash("registry.example.com"));
+        assert_eq!((key.policy, value.connector), (POLICY_ANY, 5));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! `postern run` is a node with one workload, of which nothing outlives the process. That of
 //! an agent is pinned: it can be restarted and replaced while the workloads go on.
 
+mod api_server;
 mod destinations;
 mod enrolled;
 mod grants;
@@ -11,6 +12,7 @@ mod names;
 mod pending;
 mod shortage;
 
+pub use api_server::ApiServer;
 pub use destinations::TooManyPorts;
 pub use grants::{Binding, Granted};
 
@@ -94,6 +96,7 @@ pub struct Node {
     /// Pods came of which it was not known yet what they are granted: the maps hold what any
     /// policy wants as well.
     any_policy: bool,
+    api_server: ApiServer,
     shortage: Shortage,
     /// By the cgroup of the workload.
     enrolled: HashMap<u64, Enrolled>,
@@ -140,6 +143,7 @@ impl Node {
         Ok(Self {
             inherits: datapath.has_destinations(),
             any_policy: datapath.has_unclassified(),
+            api_server: ApiServer::default(),
             since: Instant::now(),
             datapath,
             flows: Arc::new(flows),
@@ -157,6 +161,12 @@ impl Node {
             tidying: every(limits::LEARNED_WATCH),
             replaced: false,
         })
+    }
+
+    /// Has pods of which it is not known yet what they are granted reach the API server, even if
+    /// a Connector names it. For before the first policies are [set](Self::set_policies).
+    pub fn spare(&mut self, api_server: ApiServer) {
+        self.api_server = api_server;
     }
 
     /// Replaces what each policy grants.
@@ -444,6 +454,7 @@ impl Node {
                 self.grants.policies(),
                 &self.proxy.resolver,
                 &self.shortage.without_place,
+                &self.api_server,
             );
         }
         entries

@@ -313,6 +313,12 @@ mod tests {
         names.iter().map(ToString::to_string).collect()
     }
 
+    /// Nothing of the machine's own configuration: both hosts are known without a server.
+    fn names_of_their_own() -> Names {
+        let nowhere = "/nonexistent";
+        Names::new(&Arc::new(Resolver::with_files(nowhere, nowhere, 9)))
+    }
+
     async fn done(names: &mut Names) -> News {
         loop {
             if let Event::Done(news) = names.next().await {
@@ -323,7 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_host_waits_for_another() {
-        let mut names = Names::new(&Arc::default());
+        let mut names = names_of_their_own();
         // A name whose servers do not answer.
         let id = names.running.spawn(pending()).id();
         names.asked.insert(id, "hangs.example.com".into());
@@ -344,7 +350,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_host_that_fails_is_told_once_and_left_alone_for_a_while() {
-        let mut names = Names::new(&Arc::default());
+        let mut names = names_of_their_own();
         names.start(hosts(&[BAD, "192.0.2.1"]));
         let news = done(&mut names).await;
         let [missing] = news.missing.as_slice() else {
@@ -366,7 +372,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_some_hosts_are_asked_for_at_once() {
-        let mut names = Names::new(&Arc::default());
+        let mut names = names_of_their_own();
         let many: Vec<_> = (0..100).map(|n| format!("{n}.invalid")).collect();
         names.start(many.into_iter().collect());
         assert_eq!(names.running.len(), limits::RESOLVE_AT_ONCE);

@@ -53,6 +53,10 @@ fn tell(text: &mut String, report: &Report, connection: &Connection) {
                 ),
             ),
             Source::Resolved => line("known", "from the agent, for a host of this Connector"),
+            Source::Possible => line(
+                "known",
+                "from the agent, for several Connectors: it may be one of the host's",
+            ),
         }
     }
     if report.workload.is_some() {
@@ -205,9 +209,9 @@ fn nowhere(report: &Report) -> String {
             )
         }
         Some(_) => format!(
-            "The kernel knows no address of {host}: connections to it are left alone until the \
-             workload gets one in a DNS answer (UDP, from port 53) or the agent resolves the name. \
-             If the workload has its own way to resolve names, ask for the address instead."
+            "No address is known to be one of {host}: connections to it are left alone, unless its \
+             address is also one of another Connector's, until the workload gets one in a DNS \
+             answer (UDP, from port 53) or the agent resolves the name. If the workload has its own way to resolve names, ask for the address instead."
         ),
     }
 }

@@ -110,14 +110,23 @@ workload is granted any more
 }
 
 #[test]
+fn an_address_of_several_connectors_is_told_as_one_that_may_be_meant() {
+    let mut shared = connection();
+    shared.known = vec![Source::Possible];
+    let told = story(&report("git.example.com", vec![shared]));
+    let says = "from the agent, for several Connectors: it may be one of the host's\n";
+    assert!(told.contains(&format!("  known       {says}")), "{told}");
+}
+
+#[test]
 fn a_name_without_an_address_is_told_as_that() {
     let told = story(&report("git.example.com", Vec::new()));
     assert_eq!(
         told,
         format!(
-            "{HEAD}\nThe kernel knows no address of git.example.com: connections to it are \
-             left alone until the workload gets one in a DNS answer (UDP, from port 53) or \
-             the agent resolves the name. If the workload has its own way to resolve names, \
+            "{HEAD}\nNo address is known to be one of git.example.com: connections to it are left \
+             alone, unless its address is also one of another Connector's, until the workload \
+             gets one in a DNS answer (UDP, from port 53) or the agent resolves the name. If the workload has its own way to resolve names, \
              ask for the address instead.\n"
         )
     );

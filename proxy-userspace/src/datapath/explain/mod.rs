@@ -91,8 +91,8 @@ struct Findings<'a> {
 struct Found {
     ip: IpAddr,
     given: bool,
-    /// Resolved by the agent: it has an entry for the Connector that the name belongs to.
-    resolved: bool,
+    /// By its entry the agent resolved a host to it that is, or may be, that of the question.
+    resolved: Option<Source>,
     learned: Option<maps::Learned>,
     /// Entries of the names that it was learned for, as far as they have some.
     names: Vec<(u64, Option<maps::Destination>)>,
@@ -125,7 +125,7 @@ fn addresses(
     caller: Option<&Caller>,
 ) -> Result<Vec<Found>, DatapathError> {
     let name = match &question.host {
-        Host::Address(ip) => return Ok(vec![found(asker, question, caller, *ip, false)]),
+        Host::Address(ip) => return Ok(vec![found(asker, question, caller, *ip, None)]),
         Host::Name(name) => name,
     };
     let (Some(caller), Some(hash)) = (caller, dns::hash(name)) else {
@@ -135,28 +135,43 @@ fn addresses(
         .learned_by(caller.cgroup_id)?
         .into_iter()
         .filter(|(_, learned)| learned.names.contains(&hash))
-        .map(|(key, _)| (ip_address(key.addr), false))
+        .map(|(key, _)| (ip_address(key.addr), None))
         .collect();
-    let entry = host(asker, question, Some(caller));
-    let connector = entry.map_or(0, |entry| entry.connector);
-    // Which address belongs to which host only the agent knows.
-    if connector != 0 {
+    if let Some(host) = host(asker, question, Some(caller)) {
         for (key, entry) in view.destinations_of(caller.workload.policy)? {
-            if entry.connector != connector {
+            let Some(source) = resolved(&host, &entry) else {
                 continue;
-            }
+            };
             let ip = ip_address(key.addr);
             match addresses.iter_mut().find(|(known, _)| *known == ip) {
-                Some((_, resolved)) => *resolved = true,
-                None => addresses.push((ip, true)),
+                Some((_, resolved)) => *resolved = Some(source),
+                None => addresses.push((ip, Some(source))),
             }
         }
     }
-    addresses.sort_unstable();
+    addresses.sort_unstable_by_key(|(ip, _)| *ip);
     Ok(addresses
         .into_iter()
         .map(|(ip, resolved)| found(asker, question, Some(caller), ip, resolved))
         .collect())
+}
+
+/// Whether an address may be one of a host, by what the policy wants of both: which address
+/// belongs to which host only the agent knows.
+///
+/// Who wants the host wants all of its addresses. So an address that one Connector wants alone is
+/// of no host that several want; one that several want may be of any host of theirs, and who they
+/// are the maps do not say.
+fn resolved(host: &maps::Destination, address: &maps::Destination) -> Option<Source> {
+    match address.connector {
+        0 => {
+            let mut ports = host.ports.iter().filter(|port| **port != 0);
+            ports
+                .any(|port| address.ports.contains(port))
+                .then_some(Source::Possible)
+        }
+        connector => (connector == host.connector).then_some(Source::Resolved),
+    }
 }
 
 fn found(
@@ -164,7 +179,7 @@ fn found(
     question: &Question,
     caller: Option<&Caller>,
     ip: IpAddr,
-    resolved: bool,
+    resolved: Option<Source>,
 ) -> Found {
     let addr = map_address(ip);
     let decision = decide(
@@ -214,4 +229,30 @@ fn listener(ip: IpAddr, decision: &Decision) -> Option<SocketAddr> {
         IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
     };
     (decision.reason == Reason::Redirected).then(|| SocketAddr::new(loopback, decision.via_port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_several_connectors_want_may_be_of_the_host() {
+        let entry = |connector, first, second| maps::Destination {
+            connector,
+            flags: 0,
+            ports: [first, second, 0, 0],
+        };
+        let (one, several) = (entry(3, 443, 0), entry(0, 443, 5000));
+        for (host, address, expected) in [
+            (one, entry(3, 443, 0), Some(Source::Resolved)),
+            (one, entry(4, 443, 0), None),
+            (one, entry(0, 80, 443), Some(Source::Possible)),
+            (one, entry(0, 80, 5000), None),
+            (several, entry(0, 443, 5000), Some(Source::Possible)),
+            (several, entry(0, 80, 0), None),
+            (several, entry(3, 443, 0), None),
+        ] {
+            assert_eq!(resolved(&host, &address), expected, "{host:?}, {address:?}");
+        }
+    }
 }

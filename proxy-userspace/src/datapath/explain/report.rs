@@ -133,6 +133,8 @@ pub enum Source {
     },
     /// The agent resolved a host of the same Connector to it.
     Resolved,
+    /// It resolved a host of several Connectors to it, which may be this one.
+    Possible,
 }
 
 /// What is wanted of an address.
@@ -281,9 +283,7 @@ fn connection(findings: &Findings<'_>, found: &Found, is_reached: bool) -> Conne
             ms_ago: milliseconds(age_ns),
         });
     }
-    if found.resolved {
-        known.push(Source::Resolved);
-    }
+    known.extend(found.resolved);
     let host = match &findings.question.host {
         Host::Name(name) => dns::hash(name),
         Host::Address(_) => None,

@@ -61,7 +61,7 @@ pub(super) enum Look {
         stale: Option<Answer>,
         /// The last attempt failed, a moment ago.
         failure: Option<ResolveError>,
-        /// How many have failed.
+        /// How many have failed that had all the time they may take.
         failures: u64,
         flight: Arc<Mutex<()>>,
     },
@@ -123,15 +123,41 @@ impl Memory {
         answer
     }
 
+    /// The same when nobody answered for the other family: what was known of that stays for as
+    /// long as an answer is good, and both are asked for again soon.
+    pub(super) fn remember_family(
+        &mut self,
+        host: &str,
+        addresses: Vec<IpAddr>,
+        epoch: u64,
+        now: Instant,
+    ) -> Answer {
+        let is_ipv6 = addresses.first().is_some_and(IpAddr::is_ipv6);
+        let before = self.names.get(host).and_then(|known| known.answer.clone());
+        let mut answer = self.remember(host, addresses, Duration::ZERO, epoch, now);
+        let known = self.names.entry(host.to_owned()).or_default();
+        let others = before.iter().flat_map(|before| before.addresses.iter());
+        // What was last told too long ago has just been forgotten.
+        let others = others.filter(|ip| ip.is_ipv6() != is_ipv6 && known.seen.contains_key(ip));
+        let mut addresses: Vec<_> = answer.addresses.iter().chain(others).copied().collect();
+        addresses.truncate(limits::ADDRESSES_PER_NAME);
+        addresses.sort_by_key(IpAddr::is_ipv6);
+        answer.addresses = addresses.into();
+        known.answer = Some(answer.clone());
+        answer
+    }
+
+    /// One `in_haste` is none for those who have more time, and wait for their turn.
     pub(super) fn remember_failure(
         &mut self,
         host: &str,
         error: ResolveError,
+        in_haste: bool,
         epoch: u64,
         now: Instant,
     ) {
         let known = self.names.entry(host.to_owned()).or_default();
-        known.failures += 1;
+        known.failures += u64::from(!in_haste);
         known.failure = Some(Failure {
             error,
             until: now + limits::RESOLVE_AGAIN,
@@ -240,7 +266,7 @@ mod tests {
         assert!(fresh(&mut memory, EPOCH, now).is_some());
         assert!(fresh(&mut memory, EPOCH + 1, now).is_none());
 
-        memory.remember_failure(HOST, error(), EPOCH + 1, now);
+        memory.remember_failure(HOST, error(), false, EPOCH + 1, now);
         let failure = |memory: &mut Memory, epoch, now| match memory.look(HOST, epoch, now) {
             Look::Fresh(_) => panic!("it is fresh"),
             Look::Ask { failure, .. } => failure,
@@ -257,7 +283,7 @@ mod tests {
         assert_eq!(stale(&mut memory, start), None);
         memory.remember(HOST, vec![ip(1)], Duration::ZERO, EPOCH, start);
         let later = start + limits::RESOLVE_AGAIN;
-        memory.remember_failure(HOST, error(), EPOCH, later);
+        memory.remember_failure(HOST, error(), false, EPOCH, later);
         assert_eq!(stale(&mut memory, later), Some(vec![ip(1)]));
         assert_eq!(stale(&mut memory, start + limits::ADDRESS_LIFE), None);
         // The kernel goes on redirecting it all the same.
@@ -277,6 +303,28 @@ mod tests {
         let much_later = start + limits::ADDRESS_LIFE;
         memory.remember(HOST, vec![ip(2)], Duration::ZERO, EPOCH, much_later);
         assert_eq!(memory.seen(HOST), [ip(2)]);
+    }
+
+    #[test]
+    fn a_family_that_nobody_answers_for_stays_for_a_while() {
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        let six: IpAddr = "2001:db8::1".parse().expect("an address");
+        let ttl = Duration::from_mins(1);
+        memory.remember(HOST, vec![ip(1), six], ttl, EPOCH, start);
+        let mut now = start;
+        while now + ttl < start + limits::ADDRESS_LIFE {
+            now += ttl;
+            let answer = memory.remember_family(HOST, vec![ip(2)], EPOCH, now);
+            assert_eq!(*answer.addresses, [ip(2), six]);
+            assert_eq!(answer.until, now + limits::RESOLVE_AGAIN);
+            assert_eq!(fresh(&mut memory, EPOCH, now), Some(vec![ip(2), six]));
+        }
+        let answer = memory.remember_family(HOST, vec![six], EPOCH, now);
+        assert_eq!(*answer.addresses, [ip(2), six], "IPv4 first");
+        let later = now + limits::ADDRESS_LIFE;
+        let answer = memory.remember_family(HOST, vec![ip(3)], EPOCH, later);
+        assert_eq!(*answer.addresses, [ip(3)]);
+        assert_eq!(memory.seen(HOST), [ip(3)]);
     }
 
     #[test]

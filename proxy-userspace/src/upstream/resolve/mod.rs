@@ -155,11 +155,17 @@ impl Resolver {
         });
         let mut memory = self.memory();
         match found {
-            Ok(Found { addresses, ttl }) => {
+            Ok(Found {
+                addresses,
+                is_partial: true,
+                ..
+            }) => Ok(memory.remember_family(host, addresses, epoch, Instant::now())),
+            Ok(Found { addresses, ttl, .. }) => {
                 Ok(memory.remember(host, addresses, ttl, epoch, Instant::now()))
             }
             Err(error) => {
-                memory.remember_failure(host, error.clone(), epoch, Instant::now());
+                let in_haste = stale.is_some();
+                memory.remember_failure(host, error.clone(), in_haste, epoch, Instant::now());
                 stale.ok_or(error)
             }
         }
@@ -174,7 +180,11 @@ impl Resolver {
             addresses.sort_by_key(IpAddr::is_ipv6);
             // It holds until the file changes, which makes it old.
             let ttl = Duration::MAX;
-            return Ok(Found { addresses, ttl });
+            return Ok(Found {
+                addresses,
+                ttl,
+                is_partial: false,
+            });
         }
         let first = if config.servers.rotate {
             self.turn.fetch_add(1, Ordering::Relaxed)

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr, SocketAddrV6},
-    pin::Pin,
+    pin::{Pin, pin},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use hickory_resolver::{
     },
 };
 use nix::net::if_::{if_indextoname, if_nametoindex};
+use tokio::time::timeout;
 
 use super::{
     ResolveError,
@@ -36,6 +37,8 @@ use crate::limits;
 pub(super) struct Found {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) ttl: Duration,
+    /// Nobody answered for the family of which there are none.
+    pub(super) is_partial: bool,
 }
 
 /// What one server says about one name.
@@ -137,10 +140,15 @@ fn is_silence(error: &ResolveError) -> bool {
 /// Asks for both families at once. One will do: many names have but one, and some servers
 /// never answer for the other.
 async fn ask_one(server: IpAddr, client: &Resolver<Link>, name: &Name) -> Said {
-    let (v4, v6) = tokio::join!(
-        ask_for(server, client, name, RecordType::A),
-        ask_for(server, client, name, RecordType::AAAA),
-    );
+    let mut v4 = pin!(ask_for(server, client, name, RecordType::A));
+    let mut v6 = pin!(ask_for(server, client, name, RecordType::AAAA));
+    let (v4, v6) = tokio::select! {
+        v4 = &mut v4 => {
+            let v6 = other_family(server, &v4, v6).await;
+            (v4, v6)
+        }
+        v6 = &mut v6 => (other_family(server, &v6, v4).await, v6),
+    };
     match (v4, v6) {
         (Said::Found(mut v4), Said::Found(v6)) => {
             v4.addresses.extend(v6.addresses);
@@ -148,10 +156,22 @@ async fn ask_one(server: IpAddr, client: &Resolver<Link>, name: &Name) -> Said {
             v4.ttl = v4.ttl.min(v6.ttl);
             Said::Found(v4)
         }
-        (Said::Found(one), _) | (_, Said::Found(one)) => Said::Found(one),
+        (Said::Found(mut one), other) | (other, Said::Found(mut one)) => {
+            one.is_partial = matches!(other, Said::Nothing(_));
+            Said::Found(one)
+        }
         (Said::Nothing(error), _) | (_, Said::Nothing(error)) => Said::Nothing(error),
         (Said::No(a), Said::No(b)) => Said::No(a.max(b)),
     }
+}
+
+/// Waits for what is said about one family, when that about the other is there.
+async fn other_family(server: IpAddr, one: &Said, other: impl Future<Output = Said>) -> Said {
+    if !matches!(one, Said::Found(_)) {
+        return other.await;
+    }
+    let other = timeout(limits::OTHER_FAMILY, other).await;
+    other.unwrap_or_else(|_| Said::Nothing(silence([server].into_iter())))
 }
 
 async fn ask_for(server: IpAddr, client: &Resolver<Link>, name: &Name, family: RecordType) -> Said {
@@ -185,6 +205,7 @@ async fn ask_for(server: IpAddr, client: &Resolver<Link>, name: &Name, family: R
     Said::Found(Found {
         addresses,
         ttl: Duration::from_secs(ttl.unwrap_or_default().into()),
+        is_partial: false,
     })
 }
 

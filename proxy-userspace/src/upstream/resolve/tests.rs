@@ -1,5 +1,7 @@
 //! The resolver with name servers that say what a test wants.
 
+mod waiting;
+
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
@@ -34,6 +36,8 @@ struct Zone {
     code: Option<ResponseCode>,
     /// Never answers.
     silent: bool,
+    /// Never answers for this type.
+    silent_about: Option<RecordType>,
     /// Number, name and type of each query; one that is sent again is one.
     asked: BTreeSet<(u16, String, String)>,
     over_tcp: usize,
@@ -71,7 +75,7 @@ impl Zone {
         let kind = question.query_type();
         let asked = (query.metadata.id, name.clone(), kind.to_string());
         self.asked.insert(asked);
-        if self.silent {
+        if self.silent || self.silent_about == Some(kind) {
             return None;
         }
         let mut reply = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
