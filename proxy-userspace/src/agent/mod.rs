@@ -18,6 +18,7 @@ pub use status::{Status, StatusError, ask};
 
 use std::{
     fs::File,
+    iter,
     path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
@@ -49,7 +50,7 @@ use crate::{
 use authority::Signer;
 use controller::{Controller, Receipt, Update};
 use first::First;
-use pods::Pods;
+use pods::{Pods, own_pod};
 use snapshot::Snapshot;
 use status::{Board, Socket};
 use stop::Stop;
@@ -157,6 +158,8 @@ impl Agent {
         // Only now does a predecessor, if there is one, stop following the controller.
         let kubepods = outermost(cgroups)?;
         let mut watcher = PodWatcher::new(cgroups)?;
+        let found: Vec<_> = iter::from_fn(|| watcher.try_next()).collect();
+        let mut pods = Pods::new(own_pod(&found)?);
         let levels = levels(&kubepods);
         let take_over = Node::take_over(
             Arc::clone(&self.proxy),
@@ -174,7 +177,11 @@ impl Agent {
                 .with_context(|| format!("cannot open the cgroup {}", path.display()))?;
             node.attach(&directory)?;
         }
-        let ended = self.follow(&mut node, &mut watcher, stop).await;
+        pods.set_told(Some(Instant::now()));
+        for event in found {
+            pods.find(event, &self.snapshot, &mut node);
+        }
+        let ended = self.follow(&mut node, &mut pods, &mut watcher, stop).await;
         self.board.update(|status| status.ready = false);
         match ended {
             Err(error) if is_replaced(&error) => self.retire(node, stop).await,
@@ -258,21 +265,17 @@ impl Agent {
     async fn follow(
         &mut self,
         node: &mut Node,
+        pods: &mut Pods,
         watcher: &mut PodWatcher,
         stop: &mut Stop,
     ) -> Result<()> {
-        let mut pods = Pods::default();
         let mut first = First::new();
         let mut beat = interval(limits::HEARTBEAT);
         let mut told = Some(Instant::now());
-        pods.set_told(told);
-        while let Some(event) = watcher.try_next() {
-            pods.find(event, &self.snapshot, node);
-        }
         node.resolve_soon();
         loop {
-            first.look(&pods, &self.snapshot, node)?;
-            self.report(Some((&pods, first.are_served())));
+            first.look(pods, &self.snapshot, node)?;
+            self.report(Some((pods, first.are_served())));
             if !*self.connected.borrow() {
                 told = None;
             }
