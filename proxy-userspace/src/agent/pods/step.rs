@@ -64,8 +64,9 @@ pub(super) fn step(facts: Facts<'_>) -> Step {
     let wanted = pod.map_or(PolicyId(0), |pod| pod.policy);
     if let State::Enrolled(now) = state {
         return match pod {
-            Some(pod) if !now.verified && !pod.ips.is_empty() => Step::Place(wanted),
+            // At once: to find the place may take long.
             _ if now.policy != wanted => Step::Policy(wanted),
+            Some(pod) if !now.verified && !pod.ips.is_empty() => Step::Place(wanted),
             _ => Step::Nothing,
         };
     }
@@ -204,6 +205,9 @@ mod tests {
         assert_eq!(other, Step::Policy(PolicyId(4)));
         assert_eq!(of(enrolled(3, true), None), Step::Policy(PolicyId(0)));
         assert_eq!(of(enrolled(0, true), None), Step::Nothing);
+        // What was taken away does not wait for the place.
+        let unverified = of(enrolled(3, false), Some(&known));
+        assert_eq!(unverified, Step::Policy(PolicyId(4)));
         // Questions that are open hold up nobody who is served.
         assert_eq!(of(enrolled(3, true), Some(&pending(3))), Step::Nothing);
     }
