@@ -289,6 +289,7 @@ impl Agent {
                         told = Some(Instant::now());
                         pods.set_told(told);
                     }
+                    self.snapshot.hold(pods.held(&self.snapshot));
                     self.bring_into_force(node)?;
                     node.resolve_soon();
                     pods.follow(&self.snapshot, node);

@@ -4,7 +4,10 @@
 
 mod step;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -17,7 +20,7 @@ use crate::{
         pods::{PodCgroup, PodEvent, find_netns, holds_process},
     },
 };
-use step::{Enrolled, Facts, State, Step, step, stranger_from};
+use step::{Enrolled, Facts, State, Step, holds, step, stranger_from};
 
 /// How soon a namespace that was not there is looked for again, by the age of the pod's
 /// cgroup. The first process comes with the sandbox, mostly within a second; a pod that has
@@ -132,6 +135,16 @@ impl Pods {
         for id in all {
             self.advance(id, snapshot, node);
         }
+    }
+
+    /// Policies that pods keep until it is known anew what they are granted.
+    pub(super) fn held(&self, snapshot: &Snapshot) -> BTreeSet<PolicyId> {
+        let all = self.seen.values();
+        all.filter_map(|seen| match seen.state {
+            State::Enrolled(now) => holds(now, snapshot.pod(&seen.cgroup.uid)),
+            _ => None,
+        })
+        .collect()
     }
 
     /// When [`Self::retry`] has something to do; `None`: not before something changes.
