@@ -137,6 +137,9 @@ pub const SUCCESSION: Duration = Duration::from_secs(45);
 pub const HAND_OVER: Duration = Duration::from_mins(10);
 /// How often it looks whether it is done.
 pub const HAND_OVER_WATCH: Duration = Duration::from_millis(100);
+/// How often in a row, once per [`HEARTBEAT`], a replaced agent finds that nobody has the node
+/// before it ends, to be started anew and take it.
+pub const DESERTED_LOOKS: u32 = 10;
 /// Names that are resolved at the same time.
 pub const RESOLVE_AT_ONCE: usize = 16;
 /// How long a pod stays pending of which a controller that is there knows nothing: a new one is

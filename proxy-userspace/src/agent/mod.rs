@@ -9,6 +9,7 @@ mod authority;
 mod controller;
 mod first;
 mod pods;
+mod retired;
 mod snapshot;
 mod status;
 mod stop;
@@ -25,7 +26,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use nix::sys::prctl::set_dumpable;
 use tokio::{
@@ -184,7 +185,9 @@ impl Agent {
         let ended = self.follow(&mut node, &mut pods, &mut watcher, stop).await;
         self.board.update(|status| status.ready = false);
         match ended {
-            Err(error) if is_replaced(&error) => self.retire(node, stop).await,
+            Err(error) if is_replaced(&error) => {
+                return self.retire(node, &options.pins, stop).await;
+            }
             Err(error) => return Err(error),
             Ok(()) => tokio::select! {
                 () = node.drain(limits::STOPPING) => {}
@@ -195,8 +198,9 @@ impl Agent {
     }
 
     /// Serves what its pods still have open here, and then waits to be told to stop: whoever
-    /// looks after this process would start it again, and it would take the node back.
-    async fn retire(&self, node: Node, stop: &mut Stop) {
+    /// looks after this process would start it again, and it would take the node back. That is
+    /// what has to be when the successor is gone: this fails then.
+    async fn retire(&self, node: Node, pins: &Path, stop: &mut Stop) -> Result<()> {
         tracing::info!("a successor has taken over; waiting to be stopped");
         let end = async {
             let mut drain = pin!(node.drain(limits::HAND_OVER));
@@ -209,8 +213,11 @@ impl Agent {
             }
         };
         tokio::select! {
-            () = end => {}
-            () = self.beat() => {}
+            () = end => Ok(()),
+            () = self.beat() => Ok(()),
+            () = retired::desertion(pins) => bail!(
+                "the successor is gone, and nobody serves the node: ending, to be started again"
+            ),
         }
     }
 

@@ -19,7 +19,7 @@ pub use directory::{Unloaded, unload};
 pub use error::DatapathError;
 pub use features::Features;
 pub use flows::FlowTable;
-pub use pins::{Pins, Succession, ensure_alone};
+pub use pins::{Pins, Succession, ensure_alone, is_deserted};
 
 use std::{
     collections::HashSet,
