@@ -14,7 +14,8 @@ pub const TLS_ACCEPT: Duration = Duration::from_secs(30);
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 /// TCP connection to one upstream address.
 pub const CONNECT: Duration = Duration::from_secs(5);
-/// Name resolution: time for each of the three name servers that there may be.
+/// Name resolution: time for each of the three name servers that there may be, and for all names
+/// together when an agent starts.
 pub const RESOLVE: Duration = Duration::from_secs(10);
 /// How long who dials waits for a newer answer when there is an older one (RFC 8767, section 5).
 pub const RESOLVE_STALE: Duration = Duration::from_secs(2);

@@ -32,7 +32,7 @@ use nix::sys::prctl::set_dumpable;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, interval, sleep_until, timeout},
+    time::{Instant, interval, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -251,20 +251,42 @@ impl Agent {
     }
 
     /// Makes the resolver know the hosts: destinations that a predecessor left in the kernel
-    /// are replaced by those that are known here.
+    /// are replaced by those that are known here. They stay while some are missing, so that pods
+    /// need not wait for names that do not resolve.
     async fn resolve(&self) {
-        let mut lookups = JoinSet::new();
-        for host in self.snapshot.hosts() {
-            if lookups.len() >= limits::RESOLVE_AT_ONCE {
-                lookups.join_next().await;
-                self.report(None);
+        let mut missing = self.snapshot.hosts();
+        let lookups = async {
+            let mut running = JoinSet::new();
+            for host in missing.clone() {
+                if running.len() >= limits::RESOLVE_AT_ONCE
+                    && let Some(Ok(done)) = running.join_next().await
+                {
+                    missing.remove(&done);
+                }
+                let resolver = Arc::clone(&self.proxy.resolver);
+                running.spawn(async move {
+                    // One that fails is complained about when it is tried again.
+                    drop(resolver.resolve(&host).await);
+                    host
+                });
             }
-            let resolver = Arc::clone(&self.proxy.resolver);
-            // One that fails is complained about when it is tried again.
-            lookups.spawn(async move { drop(resolver.resolve(&host).await) });
-        }
-        while lookups.join_next().await.is_some() {
-            self.report(None);
+            while let Some(done) = running.join_next().await {
+                if let Ok(done) = done {
+                    missing.remove(&done);
+                }
+            }
+        };
+        tokio::select! {
+            () = lookups => {}
+            () = self.beat() => {}
+            () = sleep(limits::RESOLVE) => {
+                let missing: Vec<_> = missing.into_iter().collect();
+                tracing::warn!(
+                    "starting without the addresses of {}, which have not been found in {} s",
+                    missing.join(", "),
+                    limits::RESOLVE.as_secs()
+                );
+            }
         }
     }
 
