@@ -239,6 +239,12 @@ impl Pins {
         Ok(all)
     }
 
+    /// Whether programs of other versions decide about a workload.
+    pub(super) fn inherits(&self, cgroup_id: u64) -> bool {
+        let mut predecessors = self.predecessors.iter();
+        predecessors.any(|predecessor| predecessor.knows(cgroup_id))
+    }
+
     /// Removes what agents of other versions have pinned.
     pub(super) fn end_predecessors(&mut self) {
         self.predecessors.retain(|predecessor| {
