@@ -64,7 +64,8 @@ pub const TLS_ACCEPT: Duration = Duration::from_secs(30);
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 /// TCP connection to one upstream address.
 pub const CONNECT: Duration = Duration::from_secs(5);
-/// Name resolution: time for each of the three name servers that there may be.
+/// Name resolution: time for each of the three name servers that there may be, and for all names
+/// together when an agent starts.
 pub const RESOLVE: Duration = Duration::from_secs(10);
 /// How long who dials waits for a newer answer when there is an older one (RFC 8767, section 5).
 pub const RESOLVE_STALE: Duration = Duration::from_secs(2);
@@ -218,6 +219,9 @@ pub const SUCCESSION: Duration = Duration::from_secs(45);
 pub const HAND_OVER: Duration = Duration::from_mins(10);
 /// How often it looks whether it is done.
 pub const HAND_OVER_WATCH: Duration = Duration::from_millis(100);
+/// How often in a row, once per [`HEARTBEAT`], a replaced agent finds that nobody has the node
+/// before it ends, to be started anew and take it.
+pub const DESERTED_LOOKS: u32 = 10;
 /// Names that are resolved at the same time.
 pub const RESOLVE_AT_ONCE: usize = 16;
 /// How long a pod stays pending of which a controller that is there knows nothing: a new one is

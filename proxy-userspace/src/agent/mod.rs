@@ -9,6 +9,7 @@ mod authority;
 mod controller;
 mod first;
 mod pods;
+mod retired;
 mod snapshot;
 mod status;
 mod stop;
@@ -18,19 +19,20 @@ pub use status::{Status, StatusError, Untrusting, ask};
 
 use std::{
     fs::File,
+    iter,
     path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use nix::sys::prctl::set_dumpable;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, interval, sleep_until, timeout},
+    time::{Instant, interval, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -49,7 +51,7 @@ use crate::{
 use authority::Signer;
 use controller::{Controller, Receipt, Update};
 use first::First;
-use pods::Pods;
+use pods::{Pods, own_pod};
 use snapshot::Snapshot;
 use status::{Board, Socket};
 use stop::Stop;
@@ -162,6 +164,8 @@ impl Agent {
         // Only now does a predecessor, if there is one, stop following the controller.
         let kubepods = outermost(cgroups)?;
         let mut watcher = PodWatcher::new(cgroups)?;
+        let found: Vec<_> = iter::from_fn(|| watcher.try_next()).collect();
+        let mut pods = Pods::new(own_pod(&found)?);
         let levels = levels(&kubepods);
         let take_over = Node::take_over(
             Arc::clone(&self.proxy),
@@ -182,10 +186,16 @@ impl Agent {
                 .with_context(|| format!("cannot open the cgroup {}", path.display()))?;
             node.attach(&directory)?;
         }
-        let ended = self.follow(&mut node, &mut watcher, stop).await;
+        pods.set_told(Some(Instant::now()));
+        for event in found {
+            pods.find(event, &self.snapshot, &mut node);
+        }
+        let ended = self.follow(&mut node, &mut pods, &mut watcher, stop).await;
         self.board.update(|status| status.ready = false);
         match ended {
-            Err(error) if is_replaced(&error) => self.retire(node, stop).await,
+            Err(error) if is_replaced(&error) => {
+                return self.retire(node, &options.pins, stop).await;
+            }
             Err(error) => return Err(error),
             Ok(()) => tokio::select! {
                 () = node.drain(limits::STOPPING) => {}
@@ -196,8 +206,9 @@ impl Agent {
     }
 
     /// Serves what its pods still have open here, and then waits to be told to stop: whoever
-    /// looks after this process would start it again, and it would take the node back.
-    async fn retire(&self, node: Node, stop: &mut Stop) {
+    /// looks after this process would start it again, and it would take the node back. That is
+    /// what has to be when the successor is gone: this fails then.
+    async fn retire(&self, node: Node, pins: &Path, stop: &mut Stop) -> Result<()> {
         tracing::info!("a successor has taken over; waiting to be stopped");
         let end = async {
             let mut drain = pin!(node.drain(limits::HAND_OVER));
@@ -210,8 +221,11 @@ impl Agent {
             }
         };
         tokio::select! {
-            () = end => {}
-            () = self.beat() => {}
+            () = end => Ok(()),
+            () = self.beat() => Ok(()),
+            () = retired::desertion(pins) => bail!(
+                "the successor is gone, and nobody serves the node: ending, to be started again"
+            ),
         }
     }
 
@@ -245,20 +259,42 @@ impl Agent {
     }
 
     /// Makes the resolver know the hosts: destinations that a predecessor left in the kernel
-    /// are replaced by those that are known here.
+    /// are replaced by those that are known here. They stay while some are missing, so that pods
+    /// need not wait for names that do not resolve.
     async fn resolve(&self) {
-        let mut lookups = JoinSet::new();
-        for host in self.snapshot.hosts() {
-            if lookups.len() >= limits::RESOLVE_AT_ONCE {
-                lookups.join_next().await;
-                self.report(None);
+        let mut missing = self.snapshot.hosts();
+        let lookups = async {
+            let mut running = JoinSet::new();
+            for host in missing.clone() {
+                if running.len() >= limits::RESOLVE_AT_ONCE
+                    && let Some(Ok(done)) = running.join_next().await
+                {
+                    missing.remove(&done);
+                }
+                let resolver = Arc::clone(&self.proxy.resolver);
+                running.spawn(async move {
+                    // One that fails is complained about when it is tried again.
+                    drop(resolver.resolve(&host).await);
+                    host
+                });
             }
-            let resolver = Arc::clone(&self.proxy.resolver);
-            // One that fails is complained about when it is tried again.
-            lookups.spawn(async move { drop(resolver.resolve(&host).await) });
-        }
-        while lookups.join_next().await.is_some() {
-            self.report(None);
+            while let Some(done) = running.join_next().await {
+                if let Ok(done) = done {
+                    missing.remove(&done);
+                }
+            }
+        };
+        tokio::select! {
+            () = lookups => {}
+            () = self.beat() => {}
+            () = sleep(limits::RESOLVE) => {
+                let missing: Vec<_> = missing.into_iter().collect();
+                tracing::warn!(
+                    "starting without the addresses of {}, which have not been found in {} s",
+                    missing.join(", "),
+                    limits::RESOLVE.as_secs()
+                );
+            }
         }
     }
 
@@ -266,21 +302,17 @@ impl Agent {
     async fn follow(
         &mut self,
         node: &mut Node,
+        pods: &mut Pods,
         watcher: &mut PodWatcher,
         stop: &mut Stop,
     ) -> Result<()> {
-        let mut pods = Pods::default();
         let mut first = First::new();
         let mut beat = interval(limits::HEARTBEAT);
         let mut told = Some(Instant::now());
-        pods.set_told(told);
-        while let Some(event) = watcher.try_next() {
-            pods.find(event, &self.snapshot, node);
-        }
         node.resolve_soon();
         loop {
-            first.look(&pods, &self.snapshot, node)?;
-            self.report(Some((&pods, first.are_served())));
+            first.look(pods, &self.snapshot, node)?;
+            self.report(Some((pods, first.are_served())));
             if !*self.connected.borrow() {
                 told = None;
             }
@@ -294,6 +326,7 @@ impl Agent {
                         told = Some(Instant::now());
                         pods.set_told(told);
                     }
+                    self.snapshot.hold(pods.held(&self.snapshot));
                     self.bring_into_force(node)?;
                     node.resolve_soon();
                     pods.follow(&self.snapshot, node);

@@ -40,6 +40,10 @@ pub(super) struct Snapshot {
     policies: BTreeMap<PolicyId, BTreeSet<ConnectorId>>,
     /// Policies that the controller has replaced, until no pod is under them any more.
     retired: BTreeMap<PolicyId, BTreeSet<ConnectorId>>,
+    /// Connectors that the controller took away from the node, as long as `held` may name them.
+    removed: BTreeMap<ConnectorId, Granted>,
+    /// Policies that pods keep, replaced or not, until it is known anew what they are granted.
+    held: BTreeSet<PolicyId>,
     pods: BTreeMap<PodUid, Pod>,
 }
 
@@ -50,14 +54,19 @@ impl Snapshot {
         if update.full {
             let mut retired = std::mem::take(&mut self.retired);
             retired.append(&mut self.policies);
+            let mut removed = std::mem::take(&mut self.removed);
+            removed.append(&mut self.connectors);
             *self = Self {
                 retired,
+                removed,
+                held: std::mem::take(&mut self.held),
                 ..Self::default()
             };
         }
         self.version = Some(update.version);
         for id in &update.removed_connectors {
-            self.connectors.remove(&ConnectorId(*id));
+            self.removed
+                .extend(self.connectors.remove_entry(&ConnectorId(*id)));
         }
         for id in &update.removed_policies {
             self.retired
@@ -68,6 +77,7 @@ impl Snapshot {
         }
         let mut faults = Vec::new();
         for message in &update.connectors {
+            self.removed.remove(&ConnectorId(message.id));
             match wire::granted(message) {
                 Ok((granted, fault)) => {
                     self.connectors.insert(granted.connector.id, granted);
@@ -125,25 +135,41 @@ impl Snapshot {
             .collect()
     }
 
+    /// Policies that pods keep until it is known anew what they are granted, with the Connectors
+    /// that they name. The hosts of those are vouched for until the authority is replaced.
+    pub(super) fn hold(&mut self, policies: BTreeSet<PolicyId>) {
+        self.held = policies;
+    }
+
     /// Forgets the policies that no pod is under any more; says whether there were any.
     pub(super) fn forget_retired(&mut self) -> bool {
-        !std::mem::take(&mut self.retired).is_empty()
+        let before = self.retired.len();
+        self.retired.retain(|policy, _| self.held.contains(policy));
+        let named: BTreeSet<_> = self.retired.values().flatten().collect();
+        self.removed.retain(|id, _| named.contains(id));
+        self.retired.len() < before
     }
 
     /// What each policy grants while the node's authority may vouch for `signed` alone. A
     /// policy that was replaced grants what it did, as far as that is still on the node: its
-    /// pods are moved one by one, and must not be without any meanwhile.
+    /// pods are moved one by one, and must not be without any meanwhile. One that is held grants
+    /// all that it did.
     pub(super) fn grants(&self, signed: &BTreeSet<String>) -> BTreeMap<PolicyId, Vec<Granted>> {
-        let connectors: BTreeMap<_, _> = self
-            .connectors
-            .iter()
-            .filter_map(|(id, granted)| Some((*id, as_far_as_signed(granted, signed)?)))
-            .collect();
+        let signed = |all: &BTreeMap<ConnectorId, Granted>| -> BTreeMap<ConnectorId, Granted> {
+            all.iter()
+                .filter_map(|(id, granted)| Some((*id, as_far_as_signed(granted, signed)?)))
+                .collect()
+        };
+        let (connectors, removed) = (signed(&self.connectors), signed(&self.removed));
         self.retired
             .iter()
             .chain(&self.policies)
             .map(|(policy, ids)| {
-                let granted = ids.iter().filter_map(|id| connectors.get(id));
+                let is_held = self.held.contains(policy) && self.retired.contains_key(policy);
+                let granted = ids.iter().filter_map(|id| {
+                    let removed = || removed.get(id).filter(|_| is_held);
+                    connectors.get(id).or_else(removed)
+                });
                 (*policy, granted.cloned().collect())
             })
             .collect()
@@ -388,6 +414,38 @@ mod tests {
         assert!(snapshot.forget_retired() && !snapshot.forget_retired());
         let policies: Vec<_> = snapshot.grants(&hosts(&all)).into_keys().collect();
         assert_eq!(policies, [PolicyId(6)]);
+    }
+
+    #[test]
+    fn a_policy_that_is_held_keeps_what_it_grants() {
+        let all = ["one.example", "two.example"];
+        let narrowed = NodeUpdate {
+            version: 2,
+            removed_connectors: vec![2],
+            removed_policies: vec![5],
+            ..NodeUpdate::default()
+        };
+        let anew = NodeUpdate {
+            version: 1,
+            full: true,
+            connectors: vec![connector(1, "one.example", "old")],
+            ..NodeUpdate::default()
+        };
+        for update in [narrowed, anew] {
+            let mut snapshot = Snapshot::default();
+            assert_eq!(snapshot.apply(&full()), vec![]);
+            assert_eq!(snapshot.apply(&update), vec![]);
+            snapshot.hold(BTreeSet::from([PolicyId(5)]));
+            for _ in 0..2 {
+                assert_eq!(granted(&snapshot, &all), [1, 2]);
+                assert!(!snapshot.forget_retired());
+            }
+            // The answer is there.
+            snapshot.hold(BTreeSet::new());
+            assert_eq!(granted(&snapshot, &all), [1]);
+            assert!(snapshot.forget_retired());
+            assert!(granted(&snapshot, &all).is_empty() && snapshot.removed.is_empty());
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use directory::{Unloaded, unload};
 pub use error::DatapathError;
 pub use features::Features;
 pub use flows::FlowTable;
-pub use pins::{Pins, Succession, ensure_alone};
+pub use pins::{Pins, Succession, ensure_alone, is_deserted};
 
 use std::{
     collections::HashSet,
@@ -186,9 +186,12 @@ impl Datapath {
         handed_over && entry.is_some_and(|entry| entry.flags & WORKLOAD_PENDING == 0)
     }
 
-    /// Whether there is an entry for a workload.
+    /// Whether there is an entry for a workload, in these maps or in those of another version
+    /// whose programs are still there.
     pub fn has_workload(&self, cgroup_id: u64) -> bool {
+        let pins = self.pins.as_ref();
         self.workloads.get(&WorkloadKey { cgroup_id }).is_some()
+            || pins.is_some_and(|pins| pins.inherits(cgroup_id))
     }
 
     /// Whether some workload wants what any policy wants.

@@ -96,6 +96,21 @@ pub fn ensure_alone(base: &Path) -> Result<(), DatapathError> {
     Ok(())
 }
 
+/// Whether no agent runs that has its pins below `base`, and none died a moment ago.
+pub fn is_deserted(base: &Path) -> Result<bool, DatapathError> {
+    // The locks are tried only when the kernel has nobody: who wants one at the same time takes
+    // it for somebody else's.
+    let is_fresh = |path: &PathBuf| KnownConfig::open(path).is_some_and(|it| it.is_fresh());
+    if directory::all(base)?.iter().any(is_fresh) {
+        return Ok(false);
+    }
+    match ensure_alone(base) {
+        Ok(()) => Ok(true),
+        Err(DatapathError::Held { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 impl Pins {
     /// Becomes the writer of what is pinned below `base`, a directory on a BPF file system
     /// that is made if it is not there. Waits for the agent that is the writer so far, of
@@ -222,6 +237,12 @@ impl Pins {
             all.extend(predecessor.workloads()?);
         }
         Ok(all)
+    }
+
+    /// Whether programs of other versions decide about a workload.
+    pub(super) fn inherits(&self, cgroup_id: u64) -> bool {
+        let mut predecessors = self.predecessors.iter();
+        predecessors.any(|predecessor| predecessor.knows(cgroup_id))
     }
 
     /// Removes what agents of other versions have pinned.

@@ -83,6 +83,17 @@ impl Predecessor {
         Ok(all)
     }
 
+    /// Whether its programs decide about a workload. One of which that cannot be told counts as
+    /// known: it must not be left alone for that.
+    pub(super) fn knows(&self, cgroup_id: u64) -> bool {
+        let workloads = self.workloads.as_ref();
+        let found = workloads.map(|workloads| workloads.get(&cgroup_id.to_ne_bytes()));
+        found.is_some_and(|found| match found {
+            Ok(_) => true,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        })
+    }
+
     /// Removes its programs, then its maps.
     pub(super) fn remove(&self) -> Result<Unloaded, DatapathError> {
         self.directory.remove()

@@ -14,27 +14,32 @@ impl Node {
     /// the directory of its cgroup, at which its DNS answers are looked at.
     ///
     /// Again with another policy replaces that, [`withdraw`](Self::withdraw) ends it. A workload
-    /// that is enrolled stays so, and so does for a while one that a replaced agent still serves.
-    /// Not for the cgroup of this process: its own upstream connections would be refused.
+    /// that is enrolled stays so, and so does for a while one that a replaced agent still serves:
+    /// `false`, to be tried again, since the listeners there close one day. Not for the cgroup of this process: its own upstream connections would be refused.
     pub fn pend(
         &mut self,
         cgroup_id: u64,
         policy: Option<PolicyId>,
         cgroup: &Path,
-    ) -> Result<(), NodeError> {
+    ) -> Result<bool, NodeError> {
         self.check_writer()?;
         let left_served =
             self.since.elapsed() < limits::SUCCESSION && self.datapath.is_left_served(cgroup_id);
         if left_served || self.enrolled.contains_key(&cgroup_id) {
-            return Ok(());
+            return Ok(false);
         }
+        // To refuse comes first: what follows needs descriptors and room, of which there may be
+        // none.
+        let id = policy.map_or(POLICY_ANY, |policy| policy.0);
+        self.datapath.pend(cgroup_id, id)?;
         if policy.is_none() && !self.any_policy {
             // From now on: to add and remove it all for each pod that starts would cost more.
             self.any_policy = true;
-            self.update_destinations()?;
+            let updated = self.update_destinations();
+            self.any_policy = updated.is_ok();
+            updated?;
         }
         self.datapath.learn(cgroup_id, cgroup)?;
-        let policy = policy.map_or(POLICY_ANY, |policy| policy.0);
-        Ok(self.datapath.pend(cgroup_id, policy)?)
+        Ok(true)
     }
 }

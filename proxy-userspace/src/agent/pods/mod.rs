@@ -4,7 +4,10 @@
 
 mod step;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -13,11 +16,11 @@ use crate::{
     limits,
     node::{Node, NodeError},
     workload::{
-        NetNs, PolicyId, Workload,
+        NetNs, NetNsError, PolicyId, Workload,
         pods::{PodCgroup, PodEvent, find_netns, holds_process},
     },
 };
-use step::{Enrolled, Facts, State, Step, step, stranger_from};
+use step::{Enrolled, Facts, State, Step, holds, step, stranger_from};
 
 /// How soon a namespace that was not there is looked for again, by the age of the pod's
 /// cgroup. The first process comes with the sandbox, mostly within a second; a pod that has
@@ -32,12 +35,17 @@ const LOOK_AGAIN: [(Duration, Duration); 3] = [
 #[derive(Default)]
 pub(super) struct Pods {
     seen: HashMap<u64, Seen>,
+    /// The pod of this agent.
+    own: Option<u64>,
     /// Since when the controller says what it knows; `None` while it is away.
     told: Option<Instant>,
 }
 
 struct Seen {
     cgroup: PodCgroup,
+    /// It is this agent's: its own connections to upstreams must not come back to it, nor be
+    /// refused.
+    is_own: bool,
     since: Instant,
     /// When to try again; `None` when there is nothing to try for.
     next: Option<Instant>,
@@ -48,7 +56,28 @@ struct Seen {
     failure: Option<String>,
 }
 
+/// The cgroup of this agent's own pod, if it runs in one. It is looked for once: a pod is to be
+/// refused what it may not have yet even while there are no descriptors to look at its processes.
+pub(super) fn own_pod(found: &[PodEvent]) -> Result<Option<u64>, NetNsError> {
+    for event in found {
+        if let PodEvent::Appeared(cgroup) = event
+            && holds_process(&cgroup.path, std::process::id())?
+        {
+            return Ok(Some(cgroup.cgroup_id));
+        }
+    }
+    Ok(None)
+}
+
 impl Pods {
+    /// No pods yet; `own` is what [`own_pod`] found.
+    pub(super) fn new(own: Option<u64>) -> Self {
+        Self {
+            own,
+            ..Self::default()
+        }
+    }
+
     /// A pod's cgroup was there before this agent. One that nobody knows, neither the controller
     /// nor whoever wrote the kernel's maps before, is left as it is.
     pub(super) fn find(&mut self, event: PodEvent, snapshot: &Snapshot, node: &mut Node) {
@@ -71,6 +100,7 @@ impl Pods {
                 let id = cgroup.cgroup_id;
                 let seen = Seen {
                     cgroup,
+                    is_own: self.own == Some(id),
                     since: Instant::now(),
                     next: None,
                     state: State::Absent,
@@ -81,14 +111,13 @@ impl Pods {
                 self.advance(id, snapshot, node);
             }
             PodEvent::Vanished(cgroup) => {
-                let gone = self.seen.remove(&cgroup.cgroup_id);
-                if gone.is_some_and(|seen| seen.state != State::Absent) {
-                    tracing::debug!(pod = %cgroup.uid, "a pod is gone");
-                    match node.withdraw(cgroup.cgroup_id) {
-                        Ok(()) | Err(NodeError::Replaced) => {}
-                        Err(error) => {
-                            tracing::error!(pod = %cgroup.uid, "cannot withdraw a pod: {error}");
-                        }
+                self.seen.remove(&cgroup.cgroup_id);
+                tracing::debug!(pod = %cgroup.uid, "a pod is gone");
+                // Whatever the last attempt came to, and whoever wrote what the kernel has.
+                match node.withdraw(cgroup.cgroup_id) {
+                    Ok(()) | Err(NodeError::Replaced) => {}
+                    Err(error) => {
+                        tracing::error!(pod = %cgroup.uid, "cannot withdraw a pod: {error}");
                     }
                 }
             }
@@ -106,6 +135,16 @@ impl Pods {
         for id in all {
             self.advance(id, snapshot, node);
         }
+    }
+
+    /// Policies that pods keep until it is known anew what they are granted.
+    pub(super) fn held(&self, snapshot: &Snapshot) -> BTreeSet<PolicyId> {
+        let all = self.seen.values();
+        all.filter_map(|seen| match seen.state {
+            State::Enrolled(now) => holds(now, snapshot.pod(&seen.cgroup.uid)),
+            _ => None,
+        })
+        .collect()
     }
 
     /// When [`Self::retry`] has something to do; `None`: not before something changes.
@@ -145,7 +184,7 @@ impl Pods {
     /// Whether the cgroup is that of a pod that has something granted, or may have.
     pub(super) fn is_wanted(&self, cgroup_id: u64, snapshot: &Snapshot) -> bool {
         let seen = self.seen.get(&cgroup_id);
-        seen.is_some_and(|seen| seen.state != State::Absent || seen.is_granted(snapshot))
+        seen.is_some_and(|seen| seen.state != State::Absent || self.is_held_up(seen, snapshot))
     }
 
     /// How many have something granted, or may have, and no listener yet.
@@ -153,9 +192,16 @@ impl Pods {
         let waits = |seen: &&Seen| match seen.state {
             State::Enrolled(_) => false,
             State::Pending(_) => true,
-            State::Absent => seen.is_granted(snapshot),
+            State::Absent => self.is_held_up(seen, snapshot),
         };
         self.seen.values().filter(waits).count()
+    }
+
+    /// Whether a pod of which nothing was written is served or pending as soon as that can be; a
+    /// replaced agent may serve it meanwhile.
+    fn is_held_up(&self, seen: &Seen, snapshot: &Snapshot) -> bool {
+        let is_pended = !seen.is_own && self.step(seen, snapshot) == Step::Pend;
+        is_pended || seen.is_granted(snapshot)
     }
 
     fn advance(&mut self, id: u64, snapshot: &Snapshot, node: &mut Node) {
@@ -227,7 +273,7 @@ impl Seen {
 
     fn enrol(&mut self, pod: &Pod, policy: PolicyId, node: &mut Node) -> Result<(), NodeError> {
         let (netns, inode) = if pod.host_network {
-            if self.is_own()? {
+            if self.is_own {
                 return Ok(());
             }
             (NetNs::own(), 0)
@@ -267,11 +313,12 @@ impl Seen {
 
     fn pend(&mut self, policy: Option<PolicyId>, node: &mut Node) -> Result<(), NodeError> {
         let pending = State::Pending(policy);
-        if self.state == pending || self.is_own()? {
+        if self.state == pending || self.is_own {
             return Ok(());
         }
-        node.pend(self.cgroup.cgroup_id, policy, &self.cgroup.path)?;
-        self.state = pending;
+        if node.pend(self.cgroup.cgroup_id, policy, &self.cgroup.path)? {
+            self.state = pending;
+        }
         Ok(())
     }
 
@@ -284,7 +331,7 @@ impl Seen {
     }
 
     fn leave_alone(&mut self, pod: Option<&Pod>, node: &mut Node) -> Result<(), NodeError> {
-        if self.state != State::Absent {
+        if self.state != State::Absent || node.has_entry(self.cgroup.cgroup_id) {
             node.withdraw(self.cgroup.cgroup_id)?;
             self.state = State::Absent;
         }
@@ -298,12 +345,6 @@ impl Seen {
         }
         self.left_alone = true;
         Ok(())
-    }
-
-    /// Whether it is this agent's: its own connections to upstreams must not come back to it,
-    /// nor be refused.
-    fn is_own(&self) -> Result<bool, NodeError> {
-        Ok(holds_process(&self.cgroup.path, std::process::id())?)
     }
 }
 

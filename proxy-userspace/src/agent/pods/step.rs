@@ -53,7 +53,8 @@ pub(super) struct Facts<'a> {
 /// were taken away stays, so that the requests that it is making get an answer.
 ///
 /// What was left alone once is not held up again by questions about it: it runs, and dials what
-/// it likes, as it did.
+/// it likes, as it did. What is served is served on while the answers to new questions are out:
+/// the old ones hold until then, lest it goes without its credentials meanwhile.
 pub(super) fn step(facts: Facts<'_>) -> Step {
     let Facts {
         state,
@@ -63,9 +64,11 @@ pub(super) fn step(facts: Facts<'_>) -> Step {
     } = facts;
     let wanted = pod.map_or(PolicyId(0), |pod| pod.policy);
     if let State::Enrolled(now) = state {
+        let wanted = holds(now, pod).unwrap_or(wanted);
         return match pod {
-            Some(pod) if !now.verified && !pod.ips.is_empty() => Step::Place(wanted),
+            // At once: to find the place may take long.
             _ if now.policy != wanted => Step::Policy(wanted),
+            Some(pod) if !now.verified && !pod.ips.is_empty() => Step::Place(wanted),
             _ => Step::Nothing,
         };
     }
@@ -82,6 +85,13 @@ pub(super) fn step(facts: Facts<'_>) -> Step {
     } else {
         Step::Pend
     }
+}
+
+/// The policy that a pod keeps until the controller has a new answer. One that grants nothing is
+/// not worth that.
+pub(super) fn holds(now: Enrolled, pod: Option<&Pod>) -> Option<PolicyId> {
+    let is_open = pod.is_some_and(|pod| pod.pending);
+    (is_open && now.policy.0 != 0).then_some(now.policy)
 }
 
 /// From when on a pod counts as a stranger that the controller does not name: its cgroup is
@@ -204,8 +214,23 @@ mod tests {
         assert_eq!(other, Step::Policy(PolicyId(4)));
         assert_eq!(of(enrolled(3, true), None), Step::Policy(PolicyId(0)));
         assert_eq!(of(enrolled(0, true), None), Step::Nothing);
+        // What was taken away does not wait for the place.
+        let unverified = of(enrolled(3, false), Some(&known));
+        assert_eq!(unverified, Step::Policy(PolicyId(4)));
         // Questions that are open hold up nobody who is served.
-        assert_eq!(of(enrolled(3, true), Some(&pending(3))), Step::Nothing);
+        for policy in [0, 3, 4] {
+            let step = of(enrolled(3, true), Some(&pending(policy)));
+            assert_eq!(step, Step::Nothing, "{policy}");
+        }
+        let more = of(enrolled(0, true), Some(&pending(3)));
+        assert_eq!(more, Step::Policy(PolicyId(3)));
+        // Its place can be verified nevertheless, under the policy that it has.
+        let placed = Pod {
+            pending: true,
+            ..known
+        };
+        let place = of(enrolled(3, false), Some(&placed));
+        assert_eq!(place, Step::Place(PolicyId(3)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Workloads that are there before they are served.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Result, ensure};
 use postern::{
@@ -120,7 +120,10 @@ async fn a_pod_of_unknown_grants_is_kept_from_what_any_policy_wants() -> Result<
     ensure!(node.stats()? == Stats::default());
 
     let id = pod.cgroup.id();
-    node.pend(id, None, pod.cgroup.path())?;
+    // What is refused does not depend on what learning needs.
+    ensure!(node.pend(id, None, Path::new("/nowhere")).is_err());
+    ensure!(is_refused(&pod, wanted)? && !is_refused(&pod, other)?);
+    ensure!(node.pend(id, None, pod.cgroup.path())?);
     pod.attaches(&HOOKS).await?;
     ensure!(is_refused(&pod, wanted)? && !is_refused(&pod, other)?);
     // What comes later counts as well, and what goes does not.
@@ -205,7 +208,8 @@ async fn what_a_replaced_agent_serves_is_not_interrupted() -> Result<()> {
     let (incumbent, end) = replaced.await?;
     ensure!(matches!(end, NodeError::Replaced), "{end}");
     let drained = tokio::spawn(incumbent.drain(limits::HAND_OVER));
-    next.pend(pod.cgroup.id(), Some(GRANTED), pod.cgroup.path())?;
+    let pended = next.pend(pod.cgroup.id(), Some(GRANTED), pod.cgroup.path())?;
+    ensure!(!pended, "it is to be tried again");
     ensure!(pod.seen(&[&pod.url(port)])? == served);
     pod.enrol(&mut next)?;
     drained.await?;

@@ -118,7 +118,10 @@ async fn a_workload_of_another_version_that_is_not_served_yet_stays_known() -> R
     let mut next = pod.only_agent().await?;
     next.attach(pod.cgroup.directory())?;
     let id = pod.cgroup.id();
+    // So the agent does not leave it alone.
+    ensure!(next.has_entry(id) && !next.has_entry(id + 1));
     next.forget_strangers(|cgroup_id| cgroup_id == id)?;
+    ensure!(next.has_entry(id));
     ensure!(entries(&pod, "WORKLOADS")? == 1);
     pod.enrol(&mut next)?;
     next.forget_strangers(|_| false)?;
