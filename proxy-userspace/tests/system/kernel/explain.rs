@@ -196,7 +196,7 @@ fn a_name_is_told_by_its_addresses() -> Result<()> {
             &format!("{HOST}:{port}"),
             &[],
         ))?;
-        ensure!(stdout(&words).contains("knows no address"), "{words:?}");
+        ensure!(stdout(&words).contains("No address is known"), "{words:?}");
 
         let server = NameServer::start(&pod, vec![address(HOST, pod.host)])?;
         server.asked(&pod, HOST)?;
