@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -30,6 +31,9 @@ use crate::rig::{
 
 /// Tells the process that is an agent whom to serve.
 const ORDER: &str = "POSTERN_TEST_AGENT";
+
+/// How long it may take until it serves, on a slow machine.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What an agent in another process has to know.
 #[derive(Serialize, Deserialize)]
@@ -90,8 +94,14 @@ impl Agent {
             .spawn()?;
         let output = BufReader::new(child.stdout.take().context("no output")?);
         let agent = Self(child);
-        let mut lines = output.lines().map_while(Result::ok);
-        ensure!(lines.any(|line| line == "serving"), "it does not serve");
+        let (serves, served) = mpsc::channel();
+        // Ends with the process.
+        thread::spawn(move || {
+            let mut lines = output.lines().map_while(Result::ok);
+            let _ = serves.send(lines.any(|line| line == "serving"));
+        });
+        let served = served.recv_timeout(PATIENCE);
+        ensure!(served == Ok(true), "it does not serve: {served:?}");
         Ok((agent, started.elapsed()))
     }
 

@@ -76,7 +76,8 @@ async fn fifty_upgrades_lose_no_connection() -> Result<()> {
         }
     }
     let samples = sampler.end()?;
-    ensure!(samples > 0, "nobody looked");
+    // A slow machine does not come to look in each round.
+    ensure!(samples >= UPGRADES / 5, "{samples} looks");
     for client in clients {
         let answers = tokio::task::spawn_blocking(move || client?.end()).await??;
         ensure!(answers > 0, "a client had no answer");
@@ -100,7 +101,8 @@ fn serve(mut node: Node) -> tokio::task::JoinHandle<(Node, NodeError)> {
 /// no two programs on one hook.
 struct Sampler {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<usize>>,
+    /// `None` once it was waited for.
+    thread: Option<JoinHandle<Result<usize>>>,
 }
 
 impl Sampler {
@@ -121,12 +123,26 @@ impl Sampler {
             }
             Ok(samples)
         });
-        Self { stop, thread }
+        Self {
+            stop,
+            thread: Some(thread),
+        }
     }
 
     /// How often it has looked.
-    fn end(self) -> Result<usize> {
+    fn end(mut self) -> Result<usize> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("it does not panic")
+        let thread = self.thread.take().context("it has ended")?;
+        thread.join().expect("it does not panic")
+    }
+}
+
+/// A test that fails leaves nobody behind who looks at the next one's programs.
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }

@@ -18,7 +18,7 @@ use postern::{
     tls::Roots,
 };
 use testkit::run_ok;
-use tokio::time::sleep;
+use tokio::{sync::oneshot, time::sleep};
 
 use super::clients::{Client, Goal, Habit};
 use crate::rig::{CURL_REFUSED, HOOKS, Pod, SHARED_HOOKS, abi, connector, granted, policy};
@@ -62,13 +62,20 @@ async fn nobody_notices_that_the_next_agent_has_other_maps() -> Result<()> {
     newcomer.set_policies(policy(&granted), &Roots::none())?;
     newcomer.attach(pod.cgroup.directory())?;
     // While the workload is the incumbent's, for longer than the kernel waits for a sign of life.
-    for _ in 0..limits::GRACE.as_secs() + 2 {
+    // It gives signs of life while the pod waits for an answer.
+    let (end, ended) = oneshot::channel::<()>();
+    let keeping_up = tokio::spawn(async move {
         tokio::select! {
-            error = newcomer.keep_up() => return Err(error.into()),
-            () = sleep(limits::HEARTBEAT) => {}
+            error = newcomer.keep_up() => Err(error),
+            _ = ended => Ok(newcomer),
         }
+    });
+    for _ in 0..limits::GRACE.as_secs() + 2 {
+        sleep(limits::HEARTBEAT).await;
         ensure!(pod.seen(&[&pod.url(port)])? == goal.body);
     }
+    drop(end);
+    let mut newcomer = keeping_up.await??;
     ensure!(
         newcomer.stats()?.redirected == 0,
         "two decide about a connection"
