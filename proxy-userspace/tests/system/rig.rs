@@ -31,7 +31,7 @@ use postern::{
 use proxy_common::maps::ABI;
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use testkit::{Pki, Sandbox, SandboxOptions, command::stdout_of, run_ok};
+use testkit::{Pki, Sandbox, SandboxOptions, run_ok};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
@@ -377,15 +377,22 @@ impl Pod {
 /// this moment may be missing.
 pub(crate) fn attached(cgroup_id: u64) -> Result<Vec<String>> {
     let shown = |what: &str| -> Result<Vec<serde_json::Value>> {
-        let mut show = Command::new("bpftool");
-        show.args(["--json", what, "show"]);
-        let text = stdout_of(show)?;
-        // Nothing at all when there is none.
-        Ok(if text.is_empty() {
-            Vec::new()
-        } else {
-            serde_json::from_str(&text)?
-        })
+        // It gives up when something that it lists, of whomever, goes meanwhile.
+        for _ in 0..100 {
+            let mut show = Command::new("bpftool");
+            show.args(["--json", what, "show"]);
+            let shown = output(show)?;
+            if shown.status.success() {
+                // Nothing at all when there is none.
+                let text = stdout(&shown);
+                return Ok(if text.is_empty() {
+                    Vec::new()
+                } else {
+                    serde_json::from_str(&text)?
+                });
+            }
+        }
+        bail!("bpftool {what} show does not come to an end")
     };
     let links = shown("link")?;
     let programs = shown("prog")?;
