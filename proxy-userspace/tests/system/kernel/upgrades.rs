@@ -115,7 +115,10 @@ impl Sampler {
             while !stopped.load(Ordering::Relaxed) {
                 let found: BTreeSet<_> = links_of(&pins, cgroup_id)?.into_keys().collect();
                 ensure!(found == links, "{found:?} instead of {links:?}");
-                let hooks = attached(cgroup_id)?;
+                // bpftool fails when something that it lists goes, as that of other tests may.
+                let Ok(hooks) = attached(cgroup_id) else {
+                    continue;
+                };
                 let one_each = hooks.iter().collect::<BTreeSet<_>>().len() == hooks.len();
                 ensure!(one_each, "two programs on one hook: {hooks:?}");
                 samples += 1;
