@@ -42,6 +42,8 @@ const ALWAYS: &[Need] = &[
     need("skopeo", Program("skopeo")),
     need("nginx-light", Program("nginx")),
     need("fcgiwrap", Program("fcgiwrap")),
+    need("haproxy", Program("haproxy")),
+    need("nghttp2-client", Program("h2load")),
     need("git", Program("git")),
     need("curl", Program("curl")),
     need("openssl", Program("openssl")),
@@ -222,6 +224,7 @@ fn disable_services(installed: &[&str]) {
         ("nginx-light", "nginx.service"),
         ("fcgiwrap", "fcgiwrap.socket"),
         ("fcgiwrap", "fcgiwrap.service"),
+        ("haproxy", "haproxy.service"),
         ("containerd", "containerd.service"),
     ] {
         if installed.contains(&package)

@@ -1,5 +1,7 @@
 //! Many clients at once.
 
+mod tools;
+
 use anyhow::{Result, ensure};
 use testkit::SiteAuth;
 
