@@ -56,6 +56,8 @@ impl Default for Tuning {
 pub const CONNECTIONS_PER_WORKLOAD: usize = 4_096;
 /// Bytes looked at, without taking them, to learn what a client speaks.
 pub const PEEK_BYTES: usize = 16 * 1024;
+/// As many as most clients send at first.
+pub const PEEK_BYTES_AT_FIRST: usize = 2 * 1024;
 /// How long a client may take to send these bytes; then it is spliced through.
 pub const PEEK_TIME: Duration = Duration::from_secs(3);
 /// A client's TLS handshake, the upstream's question about its HTTP version included.
