@@ -109,6 +109,21 @@ fn curl() -> Result<()> {
     Ok(())
 }
 
+/// HTTP/2 without TLS can only be known beforehand (RFC 9113, section 3.3).
+#[test]
+fn curl_without_tls() -> Result<()> {
+    for (version, options) in [("--http1.1", ""), ("--http2-prior-knowledge", "proto h2")] {
+        let world = World::new(&["api.test"])?;
+        let _haproxy = world.haproxy(80, options)?;
+        let manifest = world.manifest(&support::bearer("api", "http://api.test"))?;
+        let curl = ["curl", "--silent", version, "http://api.test/"];
+        let answer = ok(world.run_with(&manifest, &["--stats"], &curl)).context(version)?;
+        ensure!(stdout(&answer) == "yes", "{version}: {answer:?}");
+        ensure!(counter(&answer, "injected")? == 1);
+    }
+    Ok(())
+}
+
 #[test]
 fn python_requests() -> Result<()> {
     let script = "import os, requests; \

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use testkit::{
     Certificate, Content, Nginx, Pki, Registry, RegistryAuth, RegistryOptions, Sandbox,
-    SandboxOptions, Site, SiteAuth, TempDir,
+    SandboxOptions, Server, Site, SiteAuth, TempDir,
 };
 
 pub(crate) const USER: &str = "ada";
@@ -66,6 +66,23 @@ impl World {
 
     pub(crate) fn nginx(&self, sites: &[Site]) -> Result<Nginx> {
         Nginx::start(Some(&self.sandbox), sites)
+    }
+
+    /// haproxy at [`ADDRESS`] as an API that asks for the usual token; `options` are those of its
+    /// `bind`.
+    pub(crate) fn haproxy(&self, port: u16, options: &str) -> Result<Server> {
+        let config = format!(
+            "global\n  maxconn 4000\n\
+             defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
+             frontend api\n  bind {ADDRESS}:{port} {options}\n  \
+               http-request return status 401 content-type text/plain string no \
+                 unless {{ req.hdr(authorization) -m str \"Bearer {TOKEN}\" }}\n  \
+               http-request return status 200 content-type text/plain string yes\n"
+        );
+        let config = self.files.write("haproxy.cfg", config)?;
+        let mut command = self.sandbox.command("haproxy");
+        command.arg("-db").arg("-f").arg(config);
+        Server::listening(&command, &self.files.join("haproxy.log"), port)
     }
 
     /// A site with TLS at [`ADDRESS`].

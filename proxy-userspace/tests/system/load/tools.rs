@@ -3,9 +3,9 @@
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
-use testkit::{Server, SiteAuth};
+use testkit::SiteAuth;
 
-use crate::support::{self, ADDRESS, TOKEN, World, counter, ok, stdout};
+use crate::support::{self, TOKEN, World, counter, ok, stdout};
 
 /// How h2load is told to come.
 struct Load<'a> {
@@ -72,32 +72,14 @@ fn a_hundred_and_a_thousand_clients_in_front_of_nginx() -> Result<()> {
 #[test]
 fn a_hundred_and_a_thousand_clients_in_front_of_haproxy() -> Result<()> {
     let world = World::new(&["api.test"])?;
-    let _haproxy = haproxy(&world)?;
-    all_are_served(&world)
-}
-
-/// An API behind haproxy's TLS that asks for the usual token.
-fn haproxy(world: &World) -> Result<Server> {
     let certificate = world.certificate(&["api.test"])?;
     // It wants both in one file.
     let mut pem = fs::read_to_string(&certificate.cert)?;
     pem += &fs::read_to_string(&certificate.key)?;
     let pem = world.files.write("haproxy.pem", pem)?;
-    let config = world.files.write(
-        "haproxy.cfg",
-        format!(
-            "global\n  maxconn 4000\n\
-             defaults\n  mode http\n  timeout client 60s\n  timeout server 60s\n  timeout connect 5s\n\
-             frontend api\n  bind {ADDRESS}:443 ssl crt {pem} alpn h2,http/1.1\n  \
-               http-request return status 401 content-type text/plain string no \
-                 unless {{ req.hdr(authorization) -m str \"Bearer {TOKEN}\" }}\n  \
-               http-request return status 200 content-type text/plain string yes\n",
-            pem = pem.display()
-        ),
-    )?;
-    let mut command = world.sandbox.command("haproxy");
-    command.arg("-db").arg("-f").arg(config);
-    Server::listening(&command, &world.files.join("haproxy.log"), 443)
+    let options = format!("ssl crt {} alpn h2,http/1.1", pem.display());
+    let _haproxy = world.haproxy(443, &options)?;
+    all_are_served(&world)
 }
 
 /// What a request came to: an answer, or the end of the connection.
