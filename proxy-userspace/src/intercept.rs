@@ -1,7 +1,7 @@
 //! From an accepted connection to its requests: decides between interception and splicing,
 //! terminates TLS, and runs the HTTP server.
 
-use std::{convert::Infallible, error::Error, io, pin::pin, sync::Arc};
+use std::{convert::Infallible, error::Error, io, net::SocketAddr, pin::pin, sync::Arc};
 
 use http::StatusCode;
 use hyper::{body::Incoming, server::conn, service::service_fn};
@@ -15,7 +15,7 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use crate::{
-    detect::{self, Protocol},
+    detect::{self, First, Protocol},
     gate::Site,
     guard::{Guard, Patient},
     limits,
@@ -53,8 +53,16 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
             return;
         }
     };
-    let protocol = match detect::detect(&stream).await {
-        Ok(protocol) => protocol,
+    let protocol = match detect::first(&stream, &workload.egress, dialled).await {
+        Ok(First::Client(protocol)) => protocol,
+        Ok(First::Server(server)) => {
+            let passing = upstream::relay(stream, server);
+            return pass(&worker, &workload, dialled, passing).await;
+        }
+        Ok(First::Nobody) => {
+            tracing::debug!(workload = workload.name, %dialled, "the client said nothing in time");
+            return;
+        }
         Err(error) => {
             tracing::debug!(workload = workload.name, "the client went away: {error}");
             return;
@@ -92,9 +100,19 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
         _ => {}
     }
     drop((policies, routes));
+    let passing = upstream::splice(stream, &workload.egress, dialled);
+    pass(&worker, &workload, dialled, passing).await;
+}
+
+async fn pass(
+    worker: &Worker,
+    workload: &Enrolment,
+    dialled: SocketAddr,
+    passing: impl Future<Output = io::Result<(u64, u64)>>,
+) {
     Counters::add(&worker.proxy.counters.spliced, 1);
     tracing::debug!(workload = workload.name, %dialled, "no Connector's: passed through");
-    if let Err(error) = upstream::splice(stream, &workload.egress, dialled).await {
+    if let Err(error) = passing.await {
         tracing::debug!(workload = workload.name, %dialled, "pass-through ended: {error}");
     }
 }

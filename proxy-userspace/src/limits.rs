@@ -58,8 +58,10 @@ pub const CONNECTIONS_PER_WORKLOAD: usize = 4_096;
 pub const PEEK_BYTES: usize = 16 * 1024;
 /// As many as most clients send at first.
 pub const PEEK_BYTES_AT_FIRST: usize = 2 * 1024;
-/// How long a client may take to send these bytes; then it is spliced through.
-pub const PEEK_TIME: Duration = Duration::from_secs(3);
+/// How long a client may be silent before the server is asked whether it speaks first.
+pub const CLIENT_FIRST: Duration = Duration::from_secs(3);
+/// How long that server may take for its first byte.
+pub const SERVER_FIRST: Duration = Duration::from_secs(10);
 /// A client's TLS handshake, the upstream's question about its HTTP version included.
 pub const TLS_ACCEPT: Duration = Duration::from_secs(30);
 /// TLS handshake with an upstream.

@@ -1,8 +1,9 @@
 //! What they speak: told from the first bytes, which are left in the socket.
 
+mod first;
 mod peek;
 
-pub use peek::detect;
+pub use first::{First, first};
 
 use std::ops::ControlFlow;
 

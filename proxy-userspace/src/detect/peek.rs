@@ -3,20 +3,12 @@
 use std::{io, ops::ControlFlow, os::fd::AsRawFd};
 
 use nix::sys::socket::{MsgFlags, recv};
-use tokio::{io::Interest, net::TcpStream, time::timeout};
+use tokio::{io::Interest, net::TcpStream};
 
 use super::{Protocol, inspect, inspect_beginning};
 use crate::limits;
 
-/// Looks at a connection's first bytes. A client that waits for the server to speak first is
-/// [`Protocol::Opaque`] after [`limits::PEEK_TIME`].
-pub async fn detect(stream: &TcpStream) -> io::Result<Protocol> {
-    match timeout(limits::PEEK_TIME, peek(stream)).await {
-        Ok(result) => result,
-        Err(_) => Ok(Protocol::Opaque),
-    }
-}
-
+/// Looks until the protocol is clear; for as long as that takes.
 pub(super) async fn peek(stream: &TcpStream) -> io::Result<Protocol> {
     // One that stays silent costs no memory.
     stream.readable().await?;

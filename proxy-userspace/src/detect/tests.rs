@@ -155,7 +155,7 @@ async fn a_large_hello_in_two_segments_is_read_and_left_in_the_socket() {
         there = server.peek(&mut beginning).await.expect("bytes");
     }
     assert!(inspect(&beginning[..there]).is_continue());
-    let looking = async { detect(&server).await };
+    let looking = async { peek(&server).await };
     let sending = async {
         tokio::task::yield_now().await;
         client.write_all(second).await

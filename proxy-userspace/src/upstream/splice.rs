@@ -15,7 +15,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// When the destination does not answer, the workload sees a reset instead of an orderly
 /// end, as close to a failed `connect()` as an accepted connection can come.
 pub async fn splice(
-    mut client: TcpStream,
+    client: TcpStream,
     egress: &Egress,
     destination: SocketAddr,
 ) -> io::Result<(u64, u64)> {
@@ -23,13 +23,17 @@ pub async fn splice(
         Ok(result) => result,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
-    let mut server = match server {
-        Ok(server) => server,
+    match server {
+        Ok(server) => relay(client, server).await,
         Err(error) => {
             reset(&client);
-            return Err(error);
+            Err(error)
         }
-    };
+    }
+}
+
+/// Copies between two connections until both sides are done.
+pub async fn relay(mut client: TcpStream, mut server: TcpStream) -> io::Result<(u64, u64)> {
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
     let copied =

@@ -18,4 +18,5 @@ mod node;
 mod pods;
 mod registry;
 mod rig;
+mod silence;
 mod support;
