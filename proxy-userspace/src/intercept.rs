@@ -94,7 +94,9 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
     drop((policies, routes));
     Counters::add(&worker.proxy.counters.spliced, 1);
     tracing::debug!(workload = workload.name, %dialled, "no Connector's: passed through");
-    if let Err(error) = upstream::splice(stream, &workload.egress, dialled).await {
+    let passed = upstream::splice(stream, &workload.egress, dialled, &worker.pipes).await;
+    Counters::add(&worker.proxy.counters.spliced_bytes, passed.bytes());
+    if let Err(error) = passed.end {
         tracing::debug!(workload = workload.name, %dialled, "pass-through ended: {error}");
     }
 }
