@@ -6,15 +6,21 @@
 use std::{convert::Infallible, future::Future, io, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::BytesMut;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, UPGRADE},
 };
-use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::service_fn,
+    upgrade::{OnUpgrade, Upgraded},
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
-    io::copy_bidirectional,
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
@@ -258,8 +264,36 @@ impl ForwardProxy {
             }
         };
         Counters::add(&self.worker.proxy.counters.spliced, 1);
-        tokio::spawn(counted(permit, tunnel(upgrade, server)));
+        tokio::spawn(counted(permit, self.tunnel(upgrade, server)));
         Response::new(upstream::empty())
+    }
+
+    /// Passes a tunnel through, by the bare connection: neither HTTP nor its limits are wanted
+    /// any more.
+    async fn tunnel(self: Arc<Self>, upgrade: OnUpgrade, mut server: TcpStream) {
+        let (client, early) = match upgrade.await.map(bare) {
+            Ok(Some(bare)) => bare,
+            Ok(None) => {
+                tracing::error!("a tunnel is closed: it is not on a connection of this proxy");
+                return;
+            }
+            Err(error) => {
+                tracing::debug!("a tunnel was not opened: {error}");
+                return;
+            }
+        };
+        // Sent along with CONNECT, without waiting for the answer.
+        if let Err(error) = server.write_all(&early).await {
+            upstream::reset(&client);
+            tracing::debug!("a tunnel ended: {error}");
+            return;
+        }
+        let passed = upstream::relay(client, server, &self.worker.pipes).await;
+        let bytes = passed.bytes() + early.len() as u64;
+        Counters::add(&self.worker.proxy.counters.spliced_bytes, bytes);
+        if let Err(error) = passed.end {
+            tracing::debug!("a tunnel ended: {error}");
+        }
     }
 
     async fn intercept(self: Arc<Self>, site: Arc<Site>, upgrade: OnUpgrade, scheme: Scheme) {
@@ -285,16 +319,14 @@ async fn counted(_permit: Option<Arc<OwnedSemaphorePermit>>, task: impl Future<O
     task.await;
 }
 
-async fn tunnel(upgrade: OnUpgrade, mut server: TcpStream) {
-    match upgrade.await {
-        Ok(upgraded) => {
-            let mut client = TokioIo::new(upgraded);
-            if let Err(error) = copy_bidirectional(&mut client, &mut server).await {
-                tracing::debug!("a tunnel ended: {error}");
-            }
-        }
-        Err(error) => tracing::debug!("a tunnel was not opened: {error}"),
-    }
+/// The connection below a tunnel, and what was read of it already.
+fn bare(upgraded: Upgraded) -> Option<(TcpStream, BytesMut)> {
+    let parts = upgraded.downcast::<TokioIo<Guard<TcpStream>>>().ok()?;
+    let (stream, held) = parts.io.into_inner().into_parts();
+    // What the guard holds came after what it passed on.
+    let mut early = BytesMut::from(parts.read_buf);
+    early.extend_from_slice(&held);
+    Some((stream, early))
 }
 
 fn text(status: StatusCode, reason: &str) -> Response<Body> {

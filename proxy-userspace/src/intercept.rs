@@ -25,7 +25,7 @@ use crate::{
     state::{ConnectorId, Scheme, normal_host, split_authority},
     telemetry::Counters,
     tls::{H2, HTTP1, Refused, Sign, is_distrust},
-    upstream::{self, HttpVersion},
+    upstream::{self, HttpVersion, Passed},
     workload::Enrolment,
 };
 
@@ -56,7 +56,7 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
     let protocol = match detect::first(&stream, &workload.egress, dialled).await {
         Ok(First::Client(protocol)) => protocol,
         Ok(First::Server(server)) => {
-            let passing = upstream::relay(stream, server);
+            let passing = upstream::relay(stream, server, &worker.pipes);
             return pass(&worker, &workload, dialled, passing).await;
         }
         Ok(First::Nobody) => {
@@ -100,7 +100,7 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
         _ => {}
     }
     drop((policies, routes));
-    let passing = upstream::splice(stream, &workload.egress, dialled);
+    let passing = upstream::splice(stream, &workload.egress, dialled, &worker.pipes);
     pass(&worker, &workload, dialled, passing).await;
 }
 
@@ -108,11 +108,13 @@ async fn pass(
     worker: &Worker,
     workload: &Enrolment,
     dialled: SocketAddr,
-    passing: impl Future<Output = io::Result<(u64, u64)>>,
+    passing: impl Future<Output = Passed>,
 ) {
     Counters::add(&worker.proxy.counters.spliced, 1);
     tracing::debug!(workload = workload.name, %dialled, "no Connector's: passed through");
-    if let Err(error) = passing.await {
+    let passed = passing.await;
+    Counters::add(&worker.proxy.counters.spliced_bytes, passed.bytes());
+    if let Err(error) = passed.end {
         tracing::debug!(workload = workload.name, %dialled, "pass-through ended: {error}");
     }
 }

@@ -62,6 +62,23 @@ pub const PEEK_BYTES_AT_FIRST: usize = 2 * 1024;
 pub const CLIENT_FIRST: Duration = Duration::from_secs(3);
 /// How long that server may take for its first byte.
 pub const SERVER_FIRST: Duration = Duration::from_secs(10);
+/// Size of the pipes that connections are passed through with, bytes; 16 pages are the usual
+/// size, each for one piece of a segment.
+pub const SPLICE_PIPE_BYTES: i32 = 256 * 1024;
+/// Size below which a pipe is no better than memory: what the kernel gives to users who have
+/// many, one page or two.
+pub const SPLICE_PIPE_LEAST: i32 = 64 * 1024;
+/// Pipes of one worker, with two descriptors each; needed only while bytes wait for a slow
+/// reader. Beyond them bytes are copied.
+pub const SPLICE_PIPES: usize = 64;
+/// Pipes that a worker keeps for later.
+pub const SPLICE_SPARE_PIPES: usize = 8;
+/// What one direction of a connection may pass through before others have their turn, bytes.
+pub const SPLICE_TURN: usize = 1024 * 1024;
+/// Turns in which what is left of a connection that failed is handed over.
+pub const SPLICE_LAST_TURNS: usize = 64;
+/// Memory of a direction that is copied instead, bytes; only while bytes are on their way.
+pub const SPLICE_MEMORY: usize = 64 * 1024;
 /// A client's TLS handshake, the upstream's question about its HTTP version included.
 pub const TLS_ACCEPT: Duration = Duration::from_secs(30);
 /// TLS handshake with an upstream.

@@ -9,7 +9,7 @@ use crate::{
     limits::Tuning,
     telemetry::Counters,
     tls::Interceptor,
-    upstream::{Resolver, Upstream},
+    upstream::{Pipes, Resolver, Upstream},
 };
 
 /// What all workers share.
@@ -32,12 +32,18 @@ pub struct Worker {
     pub proxy: Arc<Proxy>,
     /// Its connections to upstreams.
     pub upstream: Upstream,
+    /// Its pipes, for connections that are passed through.
+    pub pipes: Pipes,
 }
 
 impl Worker {
     /// A worker without connections.
     pub fn new(proxy: Arc<Proxy>) -> Arc<Self> {
         let upstream = Upstream::new(Arc::clone(&proxy.resolver), proxy.tuning);
-        Arc::new(Self { proxy, upstream })
+        Arc::new(Self {
+            proxy,
+            upstream,
+            pipes: Pipes::default(),
+        })
     }
 }

@@ -99,6 +99,12 @@ impl<IO> Guard<IO> {
         (guard, Requests(shared))
     }
 
+    /// The connection itself, once it is no longer one of HTTP, and what was read of it and not
+    /// passed on.
+    pub fn into_parts(self) -> (IO, BytesMut) {
+        (self.io.into_inner(), self.held)
+    }
+
     /// Puts what was read behind what is held, and frees what may be passed on.
     fn take(&mut self, read: &[u8]) {
         self.held.extend_from_slice(read);

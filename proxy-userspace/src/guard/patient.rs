@@ -29,6 +29,11 @@ impl<IO> Patient<IO> {
         }
     }
 
+    /// The connection itself.
+    pub(super) fn into_inner(self) -> IO {
+        self.io
+    }
+
     /// Waits without an end from now on.
     pub(super) fn relent(&mut self) {
         self.silence = None;

@@ -22,6 +22,8 @@ pub struct Counters {
     pub intercepted: AtomicU64,
     /// Connections passed through byte for byte.
     pub spliced: AtomicU64,
+    /// Bytes of those that have ended, both directions.
+    pub spliced_bytes: AtomicU64,
     /// Clients that did not accept Postern's certificate.
     pub untrusting: AtomicU64,
     /// Requests forwarded with a credential.
@@ -57,11 +59,13 @@ impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "connections: accepted={} intercepted={} spliced={} untrusting={} unknown={}; \
+            "connections: accepted={} intercepted={} spliced={} spliced_bytes={} untrusting={} \
+             unknown={}; \
              requests: injected={} plain={} answered={} refused={} scrubbed={}",
             Self::read(&self.accepted),
             Self::read(&self.intercepted),
             Self::read(&self.spliced),
+            Self::read(&self.spliced_bytes),
             Self::read(&self.untrusting),
             Self::read(&self.unknown_flows),
             Self::read(&self.injected),

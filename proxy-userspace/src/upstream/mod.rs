@@ -17,7 +17,7 @@ pub use body::{Body, BodyError, empty, full, incoming};
 pub use error::{Kind as ErrorKind, UpstreamError};
 pub use resolve::{ResolveError, Resolver};
 pub use silence::Silence;
-pub use splice::{relay, reset, splice};
+pub use splice::{Passed, Pipes, relay, reset, splice};
 
 use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 

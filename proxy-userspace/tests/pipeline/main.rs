@@ -7,5 +7,6 @@ mod grpc;
 mod http2;
 mod limits;
 mod messages;
+mod passthrough;
 mod rig;
 mod upgrades;

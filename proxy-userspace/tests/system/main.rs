@@ -15,6 +15,7 @@ mod lifecycle;
 mod load;
 mod names;
 mod node;
+mod passthrough;
 mod pods;
 mod registry;
 mod rig;
