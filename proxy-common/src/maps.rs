@@ -8,7 +8,7 @@
 use core::mem::offset_of;
 
 /// Version of everything in this file; part of the pin path and of [`Config`].
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Most entries of `WORKLOADS`.
 pub const MAX_WORKLOADS: usize = 4_096;
@@ -173,7 +173,7 @@ pub const CREDENTIAL_REFUSE: u32 = 2;
 /// The Connector is switched off: leave its connections alone.
 pub const CREDENTIAL_BYPASS: u32 = 3;
 
-/// Value of `ORIGINS` (socket storage) and of `FLOWS`: where a redirected socket wanted to go.
+/// Value of `FLOWS`: where a redirected connection wanted to go.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -189,7 +189,18 @@ pub struct Origin {
     pub via_port: u16,
 }
 
-/// Key of `FLOWS`: the client's end of a redirected connection, as the listener sees it.
+/// Value of `ORIGINS` (socket storage): where a redirected socket wanted to go.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOrigin {
+    /// Of the last connect that was redirected.
+    pub origin: Origin,
+    /// 1 while the flow of that connection is published, and 0 otherwise: a socket withdraws no
+    /// flow but its own, wherever it connects afterwards.
+    pub published: u64,
+}
+
+/// Key of `FLOWS`: the ends of a redirected connection, as the listener sees it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -199,8 +210,11 @@ pub struct FlowKey {
     pub addr: [u8; 16],
     /// Source port.
     pub port: u16,
+    /// Port of the listener: while one agent gives way to another a workload has two, and a
+    /// source port can be in use at both.
+    pub via_port: u16,
     /// Zero.
-    pub pad: [u16; 3],
+    pub pad: [u16; 2],
 }
 
 /// Value of `FLOW_COUNTS`, whose key is [`WorkloadKey`]: how much of `FLOWS` is a workload's.
@@ -327,7 +341,8 @@ no_padding! {
     CredentialKey = 4;
     Credential = 8 | 8 | 8 | 4 | 4;
     Origin = 8 | 16 | 4 | 2 | 2;
-    FlowKey = 8 | 16 | 2 | 6;
+    SocketOrigin = 32 | 8;
+    FlowKey = 8 | 16 | 2 | 2 | 4;
     FlowCount = 8;
     Config = 8 | 8 | 4 | 4 | 8 | 8;
     Stats = 128;
@@ -349,7 +364,7 @@ mod pod {
 
     use super::{
         Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount, FlowKey,
-        HostnameKey, Learned, LearnedKey, Origin, Stats, Workload, WorkloadKey,
+        HostnameKey, Learned, LearnedKey, Origin, SocketOrigin, Stats, Workload, WorkloadKey,
     };
 
     macro_rules! pod {
@@ -375,6 +390,7 @@ mod pod {
         Learned,
         LearnedKey,
         Origin,
+        SocketOrigin,
         Stats,
         Workload,
         WorkloadKey,
