@@ -29,8 +29,6 @@ pub const MAX_LEARNED: usize = 65_536;
 pub const LEARNED_PER_WORKLOAD: usize = 256;
 /// Names that one address can have been learned for.
 pub const NAMES_PER_ADDRESS: usize = 4;
-/// Ports that one [`Destination`] can hold.
-pub const PORTS_PER_DESTINATION: usize = 4;
 /// Cgroup levels at which a workload may live.
 pub const MAX_LEVELS: usize = 8;
 
@@ -74,26 +72,28 @@ pub struct DestinationKey {
     pub policy: u32,
     /// Address that it dials.
     pub addr: [u8; 16],
+    /// Port that it dials; never 0.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
 }
 
-/// Value of `DESTINATIONS`: what the policy wants of an address.
+/// Value of `DESTINATIONS`: what the policy wants of a port of an address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// Key into `CREDENTIALS`, or 0 when several Connectors share the address: then the
-    /// proxy tells them apart by name and port.
+    /// Key into `CREDENTIALS`, or 0 when several Connectors share address and port: then the
+    /// proxy tells them apart by name.
     pub connector: u32,
     /// [`DESTINATION_FAIL_OPEN`].
     pub flags: u32,
-    /// Ports to redirect; 0 is an empty place.
-    pub ports: [u16; PORTS_PER_DESTINATION],
 }
 
 /// While Postern does not answer, the destination is dialled directly instead of refused.
 pub const DESTINATION_FAIL_OPEN: u32 = 1;
 
-/// Key of `HOSTNAMES`, whose values are [`Destination`]s: what the policy wants of any address
-/// that a workload was told for the host.
+/// Key of `HOSTNAMES`, whose values are [`Destination`]s: what the policy wants of a port of any
+/// address that a workload was told for the host.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HostnameKey {
@@ -101,9 +101,16 @@ pub struct HostnameKey {
     pub name: u64,
     /// Policy of the workload.
     pub policy: u32,
+    /// Port that it dials, or [`WHOLE_HOST`].
+    pub port: u16,
     /// Zero.
-    pub pad: u32,
+    pub pad: u16,
 }
+
+/// [`HostnameKey::port`] of the entry that each host of a policy has besides those of its ports.
+/// Whoever reads DNS answers asks for that one: which port is dialled is not known yet. Its value
+/// means nothing, and no connection leads to it: none to port 0 is looked up.
+pub const WHOLE_HOST: u16 = 0;
 
 /// Key of `LEARNED`. What one workload was told counts for no other.
 #[repr(C)]
@@ -332,9 +339,9 @@ macro_rules! no_padding {
 no_padding! {
     WorkloadKey = 8;
     Workload = 4 | 2 | 2 | 4 | 4;
-    DestinationKey = 4 | 16;
-    Destination = 4 | 4 | 8;
-    HostnameKey = 8 | 4 | 4;
+    DestinationKey = 4 | 16 | 2 | 2;
+    Destination = 4 | 4;
+    HostnameKey = 8 | 4 | 2 | 2;
     LearnedKey = 8 | 16;
     Learned = 32 | 8;
     Budget = 8 | 8;
