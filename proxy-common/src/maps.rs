@@ -8,7 +8,7 @@
 use core::mem::offset_of;
 
 /// Version of everything in this file; part of the pin path and of [`Config`].
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Most entries of `WORKLOADS`.
 pub const MAX_WORKLOADS: usize = 4_096;
@@ -29,8 +29,6 @@ pub const MAX_LEARNED: usize = 65_536;
 pub const LEARNED_PER_WORKLOAD: usize = 256;
 /// Names that one address can have been learned for.
 pub const NAMES_PER_ADDRESS: usize = 4;
-/// Ports that one [`Destination`] can hold.
-pub const PORTS_PER_DESTINATION: usize = 4;
 /// Cgroup levels at which a workload may live.
 pub const MAX_LEVELS: usize = 8;
 
@@ -74,26 +72,28 @@ pub struct DestinationKey {
     pub policy: u32,
     /// Address that it dials.
     pub addr: [u8; 16],
+    /// Port that it dials; never 0.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
 }
 
-/// Value of `DESTINATIONS`: what the policy wants of an address.
+/// Value of `DESTINATIONS`: what the policy wants of a port of an address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// Key into `CREDENTIALS`, or 0 when several Connectors share the address: then the
-    /// proxy tells them apart by name and port.
+    /// Key into `CREDENTIALS`, or 0 when several Connectors share address and port: then the
+    /// proxy tells them apart by name.
     pub connector: u32,
     /// [`DESTINATION_FAIL_OPEN`].
     pub flags: u32,
-    /// Ports to redirect; 0 is an empty place.
-    pub ports: [u16; PORTS_PER_DESTINATION],
 }
 
 /// While Postern does not answer, the destination is dialled directly instead of refused.
 pub const DESTINATION_FAIL_OPEN: u32 = 1;
 
-/// Key of `HOSTNAMES`, whose values are [`Destination`]s: what the policy wants of any address
-/// that a workload was told for the host.
+/// Key of `HOSTNAMES`, whose values are [`Destination`]s: what the policy wants of a port of any
+/// address that a workload was told for the host.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HostnameKey {
@@ -101,9 +101,16 @@ pub struct HostnameKey {
     pub name: u64,
     /// Policy of the workload.
     pub policy: u32,
+    /// Port that it dials, or [`WHOLE_HOST`].
+    pub port: u16,
     /// Zero.
-    pub pad: u32,
+    pub pad: u16,
 }
+
+/// [`HostnameKey::port`] of the entry that each host of a policy has besides those of its ports.
+/// Whoever reads DNS answers asks for that one: which port is dialled is not known yet. Its value
+/// means nothing, and no connection leads to it: none to port 0 is looked up.
+pub const WHOLE_HOST: u16 = 0;
 
 /// Key of `LEARNED`. What one workload was told counts for no other.
 #[repr(C)]
@@ -173,7 +180,7 @@ pub const CREDENTIAL_REFUSE: u32 = 2;
 /// The Connector is switched off: leave its connections alone.
 pub const CREDENTIAL_BYPASS: u32 = 3;
 
-/// Value of `ORIGINS` (socket storage) and of `FLOWS`: where a redirected socket wanted to go.
+/// Value of `FLOWS`: where a redirected connection wanted to go.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -189,7 +196,18 @@ pub struct Origin {
     pub via_port: u16,
 }
 
-/// Key of `FLOWS`: the client's end of a redirected connection, as the listener sees it.
+/// Value of `ORIGINS` (socket storage): where a redirected socket wanted to go.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOrigin {
+    /// Of the last connect that was redirected.
+    pub origin: Origin,
+    /// 1 while the flow of that connection is published, and 0 otherwise: a socket withdraws no
+    /// flow but its own, wherever it connects afterwards.
+    pub published: u64,
+}
+
+/// Key of `FLOWS`: the ends of a redirected connection, as the listener sees it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -199,8 +217,11 @@ pub struct FlowKey {
     pub addr: [u8; 16],
     /// Source port.
     pub port: u16,
+    /// Port of the listener: while one agent gives way to another a workload has two, and a
+    /// source port can be in use at both.
+    pub via_port: u16,
     /// Zero.
-    pub pad: [u16; 3],
+    pub pad: [u16; 2],
 }
 
 /// Value of `FLOW_COUNTS`, whose key is [`WorkloadKey`]: how much of `FLOWS` is a workload's.
@@ -318,16 +339,17 @@ macro_rules! no_padding {
 no_padding! {
     WorkloadKey = 8;
     Workload = 4 | 2 | 2 | 4 | 4;
-    DestinationKey = 4 | 16;
-    Destination = 4 | 4 | 8;
-    HostnameKey = 8 | 4 | 4;
+    DestinationKey = 4 | 16 | 2 | 2;
+    Destination = 4 | 4;
+    HostnameKey = 8 | 4 | 2 | 2;
     LearnedKey = 8 | 16;
     Learned = 32 | 8;
     Budget = 8 | 8;
     CredentialKey = 4;
     Credential = 8 | 8 | 8 | 4 | 4;
     Origin = 8 | 16 | 4 | 2 | 2;
-    FlowKey = 8 | 16 | 2 | 6;
+    SocketOrigin = 32 | 8;
+    FlowKey = 8 | 16 | 2 | 2 | 4;
     FlowCount = 8;
     Config = 8 | 8 | 4 | 4 | 8 | 8;
     Stats = 128;
@@ -349,7 +371,7 @@ mod pod {
 
     use super::{
         Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount, FlowKey,
-        HostnameKey, Learned, LearnedKey, Origin, Stats, Workload, WorkloadKey,
+        HostnameKey, Learned, LearnedKey, Origin, SocketOrigin, Stats, Workload, WorkloadKey,
     };
 
     macro_rules! pod {
@@ -375,6 +397,7 @@ mod pod {
         Learned,
         LearnedKey,
         Origin,
+        SocketOrigin,
         Stats,
         Workload,
         WorkloadKey,

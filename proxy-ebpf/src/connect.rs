@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     decision::{Decision, Dial, Reason, Transport, Verdict, decide},
-    maps::Origin,
+    maps::{Origin, SocketOrigin},
 };
 
 use crate::{
@@ -169,12 +169,15 @@ fn remember(ctx: *mut bpf_sock_addr, dial: &Dial, decision: &Decision) -> bool {
     let (Some(caller), Some(wanted)) = (decision.caller, decision.wanted) else {
         return false;
     };
-    let origin = Origin {
-        workload: caller.cgroup_id,
-        addr: dial.addr,
-        connector: wanted.connector,
-        port: dial.port,
-        via_port: decision.via_port,
+    let origin = SocketOrigin {
+        origin: Origin {
+            workload: caller.cgroup_id,
+            addr: dial.addr,
+            connector: wanted.connector,
+            port: dial.port,
+            via_port: decision.via_port,
+        },
+        published: 0,
     };
     let ctx = SockAddrContext::new(ctx);
     // A copy of its own: what the helper has seen would be copied byte by byte below.
@@ -185,7 +188,7 @@ fn remember(ctx: *mut bpf_sock_addr, dial: &Dial, decision: &Decision) -> bool {
         return false;
     }
     // A socket that connects again still has the storage of its first attempt.
-    // SAFETY: not null, and sized and aligned for `Origin`.
+    // SAFETY: not null, and sized and aligned for a `SocketOrigin`.
     unsafe { *stored = origin };
     true
 }

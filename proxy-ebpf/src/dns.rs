@@ -15,7 +15,9 @@ use aya_ebpf::{
 use proxy_common::{
     decision::{Caller, Callers, caller},
     dns::{Bytes, STEPS, Step, Walk},
-    maps::{HostnameKey, Learned, LearnedKey, NAMES_PER_ADDRESS, Workload, WorkloadKey},
+    maps::{
+        HostnameKey, Learned, LearnedKey, NAMES_PER_ADDRESS, WHOLE_HOST, Workload, WorkloadKey,
+    },
 };
 
 use crate::{
@@ -183,6 +185,7 @@ fn asks(policy: u32) -> bool {
                 let key = HostnameKey {
                     name: scratch.name,
                     policy,
+                    port: WHOLE_HOST,
                     pad: 0,
                 };
                 // SAFETY: only whether it is there counts.

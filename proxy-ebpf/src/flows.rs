@@ -1,5 +1,7 @@
 //! Tells the proxy where an accepted connection wanted to go.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::{
     bindings::{
         BPF_EXIST, BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
@@ -8,11 +10,11 @@ use aya_ebpf::{
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use proxy_common::maps::{FlowKey, Origin, WorkloadKey};
+use proxy_common::maps::{FlowKey, Origin, SocketOrigin, WorkloadKey};
 
 use crate::{
     addr::Addr,
-    maps::{FLOW_COUNTS, FLOW_LIMIT, FLOWS, atomic_add, count, origin_of},
+    maps::{FLOW_COUNTS, FLOW_LIMIT, FLOWS, atomic_add, count, stored_origin},
 };
 
 const EEXIST: i32 = -17;
@@ -31,7 +33,9 @@ pub(crate) fn flows(ctx: SockOpsContext) -> u32 {
 
 #[inline(always)]
 fn publish(ctx: &SockOpsContext) {
-    let Some(origin) = origin(ctx) else { return };
+    let Some(stored) = stored(ctx) else { return };
+    // SAFETY: the storage of this socket.
+    let origin = unsafe { (*stored.as_ptr()).origin };
     // Somewhere else: the socket was redirected once and now connects elsewhere.
     if !goes_to_listener(ctx.ops, &origin) {
         return;
@@ -42,6 +46,8 @@ fn publish(ctx: &SockOpsContext) {
         count!(flows_lost);
         return;
     }
+    // SAFETY: as above, and aligned.
+    unsafe { (*stored.as_ptr()).published = 1 };
     count!(flows);
 }
 
@@ -100,8 +106,17 @@ fn goes_to_listener(ops: *mut bpf_sock_ops, origin: &Origin) -> bool {
 
 #[inline(always)]
 fn withdraw(ctx: &SockOpsContext) {
-    let Some(origin) = origin(ctx) else { return };
-    // One that was not published was not counted.
+    let Some(stored) = stored(ctx) else { return };
+    // SAFETY: the storage of this socket; the kernel has the socket locked.
+    let origin = unsafe {
+        // One that was not published was not counted. It may have the ends of one that was, of
+        // another socket: that is why it could not connect.
+        if (*stored.as_ptr()).published == 0 {
+            return;
+        }
+        (*stored.as_ptr()).published = 0;
+        (*stored.as_ptr()).origin
+    };
     if FLOWS.remove(flow_key(ctx.ops, &origin)).is_ok()
         && let Some(open) = open_flows(&origin)
     {
@@ -111,9 +126,9 @@ fn withdraw(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn origin(ctx: &SockOpsContext) -> Option<Origin> {
+fn stored(ctx: &SockOpsContext) -> Option<NonNull<SocketOrigin>> {
     // SAFETY: a read of a context field; null for a socket that is not full.
-    origin_of(unsafe { (*ctx.ops).__bindgen_anon_2.sk })
+    stored_origin(unsafe { (*ctx.ops).__bindgen_anon_2.sk })
 }
 
 #[inline(always)]
@@ -140,6 +155,7 @@ fn flow_key(ops: *mut bpf_sock_ops, origin: &Origin) -> FlowKey {
         workload: origin.workload,
         addr: addr.bytes(),
         port,
-        pad: [0; 3],
+        via_port: origin.via_port,
+        pad: [0; 2],
     }
 }

@@ -1,6 +1,6 @@
 //! The maps, and what every program does with them.
 
-use core::arch::asm;
+use core::{arch::asm, ptr::NonNull};
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, bpf_sock, bpf_sock_addr},
@@ -11,7 +11,7 @@ use aya_ebpf::{
 use proxy_common::maps::{
     Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount, FlowKey,
     HostnameKey, Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS, MAX_HOSTNAMES,
-    MAX_LEARNED, MAX_WORKLOADS, Origin, Stats, Workload, WorkloadKey,
+    MAX_LEARNED, MAX_WORKLOADS, Origin, SocketOrigin, Stats, Workload, WorkloadKey,
 };
 
 use crate::dns::Scratch;
@@ -48,7 +48,7 @@ pub(crate) static CREDENTIALS: HashMap<CredentialKey, Credential, MAX_CREDENTIAL
 
 /// Where a redirected socket wanted to go; lives and dies with the socket.
 #[btf_map]
-pub(crate) static ORIGINS: SkStorage<Origin> = SkStorage::new();
+pub(crate) static ORIGINS: SkStorage<SocketOrigin> = SkStorage::new();
 
 /// Redirected connections as the listener sees them. Has memory for those that there are.
 #[btf_map]
@@ -96,25 +96,30 @@ pub(crate) unsafe fn atomic_add(counter: *mut i64, n: i64) {
     }
 }
 
-/// The origin stored with a socket, if it was redirected.
+/// What is stored with a socket, if it was redirected; valid while the program runs.
 #[inline(always)]
-pub(crate) fn origin_of(sk: *mut bpf_sock) -> Option<Origin> {
+pub(crate) fn stored_origin(sk: *mut bpf_sock) -> Option<NonNull<SocketOrigin>> {
     if sk.is_null() {
         return None;
     }
     // SAFETY: `sk` is the context's socket and not null; without the create flag the helper
     // only looks up.
-    let origin = unsafe {
+    let stored = unsafe {
         bpf_sk_storage_get(
             core::ptr::from_ref(&ORIGINS).cast_mut().cast(),
             sk.cast(),
             core::ptr::null_mut(),
             0,
         )
-    }
-    .cast::<Origin>();
-    // SAFETY: null, or the storage of this socket, which outlives the program's run.
-    unsafe { origin.as_ref() }.copied()
+    };
+    NonNull::new(stored.cast())
+}
+
+/// Where a socket wanted to go, if it was redirected.
+#[inline(always)]
+pub(crate) fn origin_of(sk: *mut bpf_sock) -> Option<Origin> {
+    // SAFETY: the storage of this socket.
+    stored_origin(sk).map(|stored| unsafe { (*stored.as_ptr()).origin })
 }
 
 /// The socket behind a `sock_addr` context.

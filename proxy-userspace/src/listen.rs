@@ -64,7 +64,6 @@ impl Listeners {
 
     /// Ports of the IPv4 and the IPv6 listener; 0 when there is none.
     pub fn ports(&self) -> (u16, u16) {
-        let port = |listener: &TcpListener| listener.local_addr().map_or(0, |addr| addr.port());
         (port(&self.v4), self.v6.as_ref().map_or(0, port))
     }
 }
@@ -147,11 +146,12 @@ struct Accept<D> {
 
 impl<D: Fn(Inbound)> Accept<D> {
     async fn on(&self, listener: &TcpListener) {
+        let via_port = port(listener);
         // Over the limit connections wait in the kernel's backlog.
         while let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
             match listener.accept().await {
                 Ok((stream, peer)) => match stream.into_std() {
-                    Ok(stream) => self.accepted(stream, peer, permit),
+                    Ok(stream) => self.accepted(stream, peer, via_port, permit),
                     Err(error) => self.failed(&error),
                 },
                 Err(error) => {
@@ -163,8 +163,14 @@ impl<D: Fn(Inbound)> Accept<D> {
         }
     }
 
-    fn accepted(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-        let Some(flow) = self.flows.find(self.workload.cgroup_id, peer) else {
+    fn accepted(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        via_port: u16,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let Some(flow) = self.flows.find(self.workload.cgroup_id, peer, via_port) else {
             Counters::add(&self.counters.unknown_flows, 1);
             if let Some(count) = self.strangers.happened() {
                 tracing::warn!(
@@ -196,6 +202,11 @@ impl<D: Fn(Inbound)> Accept<D> {
             );
         }
     }
+}
+
+/// Port of a listener; 0, which is nobody's, if the kernel does not tell it.
+fn port(listener: &TcpListener) -> u16 {
+    listener.local_addr().map_or(0, |addr| addr.port())
 }
 
 fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {

@@ -1,7 +1,9 @@
 //! What a policy wants of an address and port.
 
 use super::{Caller, Dial, Facts};
-use crate::maps::{DESTINATION_FAIL_OPEN, Destination, DestinationKey, HostnameKey, LearnedKey};
+use crate::maps::{
+    DESTINATION_FAIL_OPEN, Destination, DestinationKey, HostnameKey, LearnedKey, WHOLE_HOST,
+};
 
 /// What a policy wants of what is dialled, and how it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +22,16 @@ pub struct Wanted {
 /// By the address, and by the names that the workload was told the address for.
 #[inline(always)]
 pub(super) fn wanted<F: Facts>(facts: &F, caller: &Caller, dial: &Dial) -> Option<Wanted> {
-    if dial.port == 0 {
+    // Where hosts have an entry that is about no connection.
+    if dial.port == WHOLE_HOST {
         return None;
     }
     let policy = caller.workload.policy;
     let by_address = facts.destination(DestinationKey {
         policy,
         addr: dial.addr,
+        port: dial.port,
+        pad: 0,
     });
     let mut found = false;
     let mut wanted = Wanted {
@@ -35,9 +40,7 @@ pub(super) fn wanted<F: Facts>(facts: &F, caller: &Caller, dial: &Dial) -> Optio
         by_address: false,
         by_names: 0,
     };
-    if let Some(entry) = by_address
-        && wants(&entry, dial.port)
-    {
+    if let Some(entry) = by_address {
         wanted.by_address = true;
         wanted.add(&entry, !found);
         found = true;
@@ -55,11 +58,10 @@ pub(super) fn wanted<F: Facts>(facts: &F, caller: &Caller, dial: &Dial) -> Optio
             let by_name = facts.hostname(HostnameKey {
                 name,
                 policy,
+                port: dial.port,
                 pad: 0,
             });
-            if let Some(entry) = by_name
-                && wants(&entry, dial.port)
-            {
+            if let Some(entry) = by_name {
                 wanted.by_names |= bit;
                 wanted.add(&entry, !found);
                 found = true;
@@ -85,11 +87,4 @@ impl Wanted {
         }
         self.fails_open &= entry.flags & DESTINATION_FAIL_OPEN != 0;
     }
-}
-
-/// For a port that is not 0, which stands for an empty place.
-#[inline(always)]
-fn wants(destination: &Destination, port: u16) -> bool {
-    let [a, b, c, d] = destination.ports;
-    port == a || port == b || port == c || port == d
 }

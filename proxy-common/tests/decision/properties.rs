@@ -35,9 +35,8 @@ prop_compose! {
     fn a_destination()(
         connector in 0..4u32,
         flags in 0..2u32,
-        ports in prop::array::uniform4(a_port()),
     ) -> Destination {
-        Destination { connector, flags, ports }
+        Destination { connector, flags }
     }
 }
 
@@ -67,8 +66,9 @@ prop_compose! {
         workloads in prop::collection::hash_map(
             prop::sample::select(&[2, CGROUP][..]), a_workload(), 0..3),
         destinations in prop::collection::vec(
-            (a_policy(), an_address(), a_destination()), 0..8),
-        hostnames in prop::collection::vec((1..4u64, a_policy(), a_destination()), 0..8),
+            (a_policy(), an_address(), a_port(), a_destination()), 0..16),
+        hostnames in prop::collection::vec(
+            (1..4u64, a_policy(), a_port(), a_destination()), 0..16),
         learned in prop::collection::vec(
             (an_address(), prop::array::uniform4(0..4u64)), 0..4),
         credentials in prop::collection::hash_map(0..4u32, a_credential(), 0..4),
@@ -83,11 +83,15 @@ prop_compose! {
         world.workloads = workloads;
         world.destinations = destinations
             .into_iter()
-            .map(|(policy, addr, value)| (DestinationKey { policy, addr }, value))
+            .map(|(policy, addr, port, value)| {
+                (DestinationKey { policy, addr, port, pad: 0 }, value)
+            })
             .collect();
         world.hostnames = hostnames
             .into_iter()
-            .map(|(name, policy, value)| (HostnameKey { name, policy, pad: 0 }, value))
+            .map(|(name, policy, port, value)| {
+                (HostnameKey { name, policy, port, pad: 0 }, value)
+            })
             .collect();
         world.learned = learned
             .into_iter()
@@ -104,17 +108,15 @@ prop_compose! {
 /// Entries for an address and port, of whatever policy.
 fn entries(world: &World, addr: [u8; 16], port: u16) -> Vec<Destination> {
     let by_address = world.destinations.iter();
-    let by_address = by_address.filter(|(key, _)| key.addr == addr);
+    let by_address = by_address.filter(|(key, _)| key.addr == addr && key.port == port);
     let told = world.learned.iter().filter(|(key, _)| key.addr == addr);
     let told: Vec<u64> = told.flat_map(|(_, learned)| learned.names).collect();
     let by_name = world.hostnames.iter();
-    let by_name = by_name.filter(|(key, _)| told.contains(&key.name));
+    let by_name = by_name.filter(|(key, _)| told.contains(&key.name) && key.port == port);
     let all = by_address
         .map(|(_, value)| value)
         .chain(by_name.map(|(_, value)| value));
-    all.filter(|entry| entry.ports.contains(&port))
-        .copied()
-        .collect()
+    all.copied().collect()
 }
 
 proptest! {

@@ -3,8 +3,8 @@
 use proxy_common::{
     decision::{Reason, Transport, Verdict, Wanted},
     maps::{
-        CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, CREDENTIAL_USABLE, DESTINATION_FAIL_OPEN,
-        Destination, POLICY_ANY, Stats, WORKLOAD_PENDING,
+        CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, CREDENTIAL_USABLE, DESTINATION_FAIL_OPEN, POLICY_ANY,
+        Stats, WORKLOAD_PENDING,
     },
 };
 
@@ -157,8 +157,8 @@ fn each_reason_has_its_cause() {
 #[test]
 fn name_servers_are_reached_over_udp_whoever_wants_them() {
     let mut world = World::new();
-    for destination in world.destinations.values_mut() {
-        destination.ports[2] = 53;
+    for addr in [V4, V6] {
+        world.want_port(addr, 53, wanted(CONNECTOR, 0));
     }
     for addr in [V4, V6] {
         assert_eq!(world.udp(addr, 53).reason, Reason::Dns);
@@ -188,9 +188,8 @@ fn the_listener_itself_is_left_alone() {
         (loopback_v6, LISTENER_V6, LISTENER_V4),
     ] {
         let mut world = World::new();
-        world.want(addr, CONNECTOR, 0);
-        for destination in world.destinations.values_mut() {
-            destination.ports = [own, other, 0, 0];
+        for (addr, port) in [(addr, own), (addr, other), (V4, own)] {
+            world.want_port(addr, port, wanted(CONNECTOR, 0));
         }
         assert_eq!(world.tcp(addr, own).reason, Reason::Listener);
         assert_eq!(world.tcp(addr, other).reason, Reason::Redirected);
@@ -200,8 +199,10 @@ fn the_listener_itself_is_left_alone() {
 }
 
 #[test]
-fn an_empty_place_is_no_port() {
-    let world = World::new();
+fn each_port_is_wanted_for_itself() {
+    let mut world = World::new();
+    world.told(V4, &[(11, wanted(CONNECTOR, 0))]);
+    // The entry of the whole host is about no connection.
     assert_eq!(world.tcp(V4, 0).reason, Reason::Unwanted);
     for port in [80, PORT] {
         assert_eq!(world.tcp(V4, port).reason, Reason::Redirected);
@@ -228,11 +229,11 @@ fn what_the_workload_was_told_counts_like_the_address() {
     let told = mapped([198, 51, 100, 1]);
     let mut world = World::new();
     world.credentials.insert(5, world.credentials[&CONNECTOR]);
-    let other = Destination {
-        ports: [1, 2, 3, 4],
-        ..wanted(5, 0)
-    };
-    world.told(told, &[(11, other), (12, wanted(CONNECTOR, 0))]);
+    world.told(told, &[(11, wanted(5, 0)), (12, wanted(CONNECTOR, 0))]);
+    // Of the first host another port is wanted.
+    world
+        .hostnames
+        .retain(|key, _| key.name != 11 || key.port != PORT);
     let decision = world.tcp(told, PORT);
     assert_eq!(decision.reason, Reason::Redirected);
     let wanted = Wanted {
@@ -271,6 +272,16 @@ fn several_connectors_at_one_address_have_in_common_what_all_want() {
     assert_eq!(found(&world), (0, true, 0b11));
     world.told(V4, &[(11, wanted(0, open))]);
     assert_eq!(found(&world), (0, true, 0b1));
+}
+
+#[test]
+fn connectors_at_two_ports_of_one_address_are_two() {
+    let mut world = World::new();
+    world.credentials.insert(5, world.credentials[&CONNECTOR]);
+    world.set_credential(CREDENTIAL_REFUSE, 0);
+    world.want_port(V4, 5000, wanted(5, 0));
+    assert_eq!(world.tcp(V4, PORT).reason, Reason::CredentialRefused);
+    assert_eq!(world.tcp(V4, 5000).reason, Reason::Redirected);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use proxy_common::{
     decision::{Callers, Decision, Dial, Facts, Transport, decide},
     maps::{
         CREDENTIAL_USABLE, Config, Credential, Destination, DestinationKey, HostnameKey, Learned,
-        LearnedKey, MAX_LEVELS, NAMES_PER_ADDRESS, Workload,
+        LearnedKey, MAX_LEVELS, NAMES_PER_ADDRESS, WHOLE_HOST, Workload,
     },
 };
 
@@ -15,6 +15,8 @@ pub(crate) const CONNECTOR: u32 = 3;
 pub(crate) const CGROUP: u64 = 4711;
 pub(crate) const LEVEL: u8 = 2;
 pub(crate) const PORT: u16 = 443;
+/// All that are wanted where something is.
+pub(crate) const PORTS: [u16; 2] = [80, PORT];
 pub(crate) const LISTENER_V4: u16 = 40_004;
 pub(crate) const LISTENER_V6: u16 = 40_006;
 /// 192.0.2.1 and `2001:db8::1`.
@@ -93,14 +95,22 @@ impl World {
     }
 
     pub(crate) fn want(&mut self, addr: [u8; 16], connector: u32, flags: u32) {
+        for port in PORTS {
+            self.want_port(addr, port, wanted(connector, flags));
+        }
+    }
+
+    pub(crate) fn want_port(&mut self, addr: [u8; 16], port: u16, destination: Destination) {
         let key = DestinationKey {
             policy: POLICY,
             addr,
+            port,
+            pad: 0,
         };
-        self.destinations.insert(key, wanted(connector, flags));
+        self.destinations.insert(key, destination);
     }
 
-    /// The workload was told the address for these names, of which each is wanted.
+    /// The workload was told the address for these names, of which [`PORTS`] are wanted.
     pub(crate) fn told(&mut self, addr: [u8; 16], names: &[(u64, Destination)]) {
         let mut learned = Learned {
             names: [0; NAMES_PER_ADDRESS],
@@ -108,12 +118,15 @@ impl World {
         };
         for (place, (name, destination)) in learned.names.iter_mut().zip(names) {
             *place = *name;
-            let key = HostnameKey {
-                name: *name,
-                policy: POLICY,
-                pad: 0,
-            };
-            self.hostnames.insert(key, *destination);
+            for port in PORTS.into_iter().chain([WHOLE_HOST]) {
+                let key = HostnameKey {
+                    name: *name,
+                    policy: POLICY,
+                    port,
+                    pad: 0,
+                };
+                self.hostnames.insert(key, *destination);
+            }
         }
         let key = LearnedKey {
             workload: CGROUP,
@@ -142,13 +155,9 @@ impl World {
     }
 }
 
-/// What is wanted of an address or host: [`PORT`].
+/// What is wanted of a port of an address or host.
 pub(crate) fn wanted(connector: u32, flags: u32) -> Destination {
-    Destination {
-        connector,
-        flags,
-        ports: [80, PORT, 0, 0],
-    }
+    Destination { connector, flags }
 }
 
 impl Callers for World {

@@ -21,7 +21,10 @@ use postern::{
 };
 use proxy_common::{
     dns,
-    maps::{CREDENTIAL_USABLE, Credential, Destination, DestinationKey, HostnameKey, Workload},
+    maps::{
+        CREDENTIAL_USABLE, Credential, Destination, DestinationKey, HostnameKey, WHOLE_HOST,
+        Workload,
+    },
 };
 use rustix::net::sockopt;
 
@@ -131,19 +134,25 @@ impl World {
         let destination = Destination {
             connector: CONNECTOR,
             flags: 0,
-            ports: [WANTED.port(), 0, 0, 0],
         };
         let key = DestinationKey {
             policy: POLICY,
             addr: map_address(WANTED.ip()),
-        };
-        datapath.set_destinations(&[(key, destination)])?;
-        let key = HostnameKey {
-            name: dns::hash(traffic::HOST).context("no name")?,
-            policy: POLICY,
+            port: WANTED.port(),
             pad: 0,
         };
-        datapath.set_hostnames(&[(key, destination)])?;
+        datapath.set_destinations(&[(key, destination)])?;
+        let name = dns::hash(traffic::HOST).context("no name")?;
+        let entries = [WHOLE_HOST, WANTED.port()].map(|port| {
+            let key = HostnameKey {
+                name,
+                policy: POLICY,
+                port,
+                pad: 0,
+            };
+            (key, destination)
+        });
+        datapath.set_hostnames(&entries)?;
         let credential = Credential {
             generation: 1,
             revision: 1,

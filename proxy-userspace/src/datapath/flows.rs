@@ -26,14 +26,15 @@ impl FlowTable {
         Self { flows }
     }
 
-    /// Finds the flow of a connection that a workload's listener accepted from `peer`.
-    /// `None`: the listener was dialled directly.
-    pub fn find(&self, workload: u64, peer: SocketAddr) -> Option<Dialled> {
+    /// Finds the flow of a connection that a workload's listener at port `via_port` accepted from
+    /// `peer`. `None`: the listener was dialled directly.
+    pub fn find(&self, workload: u64, peer: SocketAddr, via_port: u16) -> Option<Dialled> {
         let key = FlowKey {
             workload,
             addr: map_address(peer.ip()),
             port: peer.port(),
-            pad: [0; 3],
+            via_port,
+            pad: [0; 2],
         };
         let origin = self.flows.get(&key, 0).ok()?;
         Some(Dialled {

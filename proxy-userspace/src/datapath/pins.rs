@@ -17,7 +17,7 @@ use aya::maps::{MapInfo, MapType};
 use proxy_common::maps::{
     ABI, Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount,
     FlowKey, HostnameKey, Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS,
-    MAX_HOSTNAMES, MAX_LEARNED, MAX_WORKLOADS, Origin, Stats, Workload, WorkloadKey,
+    MAX_HOSTNAMES, MAX_LEARNED, MAX_WORKLOADS, Origin, SocketOrigin, Stats, Workload, WorkloadKey,
 };
 use rustls::crypto::aws_lc_rs::default_provider;
 use tokio::time::{Instant, sleep};
@@ -60,7 +60,7 @@ const MAPS: [Layout; 11] = [
     layout::<LearnedKey, Learned>("LEARNED", MapType::Hash, MAX_LEARNED),
     layout::<WorkloadKey, Budget>("BUDGETS", MapType::Hash, MAX_WORKLOADS),
     layout::<CredentialKey, Credential>("CREDENTIALS", MapType::Hash, MAX_CREDENTIALS),
-    layout::<u32, Origin>("ORIGINS", MapType::SkStorage, 0),
+    layout::<u32, SocketOrigin>("ORIGINS", MapType::SkStorage, 0),
     layout::<FlowKey, Origin>("FLOWS", MapType::Hash, MAX_FLOWS),
     layout::<WorkloadKey, FlowCount>("FLOW_COUNTS", MapType::Hash, MAX_WORKLOADS),
     layout::<u32, Config>("CONFIG", MapType::Array, 1),

@@ -9,34 +9,27 @@ use std::{
 use proxy_common::{
     dns,
     maps::{
-        DESTINATION_FAIL_OPEN, Destination, DestinationKey, HostnameKey, POLICY_ANY,
-        PORTS_PER_DESTINATION,
+        DESTINATION_FAIL_OPEN, Destination, DestinationKey, HostnameKey, POLICY_ANY, WHOLE_HOST,
     },
 };
 
 use super::{ApiServer, Granted};
 use crate::{
     datapath::map_address,
-    state::{Address, Connector, ConnectorId, FailurePolicy},
+    state::{Connector, ConnectorId, FailurePolicy},
     upstream::Resolver,
     workload::PolicyId,
 };
 
-/// More ports of one address or host than the kernel's entry for it holds.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[error(
-    "Connectors use {ports} ports of {place}, more than the {PORTS_PER_DESTINATION} that one \
-     address can have; give some of the services addresses of their own"
-)]
-pub struct TooManyPorts {
-    place: String,
-    ports: usize,
-}
+/// The value of [`WHOLE_HOST`].
+const ONLY_THERE: Destination = Destination {
+    connector: 0,
+    flags: 0,
+};
 
-/// What Connectors want of one address or host.
+/// What Connectors want of one port of an address or host.
 #[derive(Debug, Default)]
 struct Wanted {
-    ports: BTreeSet<u16>,
     connectors: BTreeSet<ConnectorId>,
     closed: bool,
 }
@@ -44,12 +37,11 @@ struct Wanted {
 /// What the kernel is to redirect.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    /// The map's entries, one for each address of each policy.
+    /// The map's entries, one for each port of each address of each policy.
     pub(super) addresses: Vec<(DestinationKey, Destination)>,
-    /// The same for hosts that are names, whatever their addresses.
+    /// The same for hosts that are names, whatever their addresses; each host begins with
+    /// [`WHOLE_HOST`].
     pub(super) hostnames: Vec<(HostnameKey, Destination)>,
-    /// Addresses and hosts of which an entry holds only the lowest ports.
-    pub(super) overfull: Vec<TooManyPorts>,
 }
 
 impl Entries {
@@ -88,9 +80,6 @@ impl Entries {
 
     /// Adds what any of the policies wants, behind everything else.
     ///
-    /// Nothing is redirected by it, so ports for which an entry has no place are no fault of the
-    /// Connectors: connections to them are left alone.
-    ///
     /// Whoever may make a Connector may name the API server in it, and is to keep no others from
     /// it: new pods of the whole node, the controller's own among them, would wait in vain.
     pub(super) fn add_union<'a>(
@@ -123,39 +112,44 @@ impl Entries {
         without_place: &BTreeSet<ConnectorId>,
         is_spared: impl Fn(&str) -> bool,
     ) {
-        let mut by_address: BTreeMap<IpAddr, Wanted> = BTreeMap::new();
-        let mut by_name: BTreeMap<u64, (&str, Wanted)> = BTreeMap::new();
+        let mut by_address: BTreeMap<(IpAddr, u16), Wanted> = BTreeMap::new();
+        let mut by_name: BTreeMap<u64, BTreeMap<u16, Wanted>> = BTreeMap::new();
         for Granted { connector, .. } in granted {
             let addresses = connector.addresses();
             for address in addresses.filter(|it| !is_spared(&it.host)) {
                 for ip in resolver.known(&address.host) {
-                    by_address.entry(ip).or_default().add(connector, address);
+                    let entry = by_address.entry((ip, address.port));
+                    entry.or_default().add(connector);
                 }
                 let is_name = address.host.parse::<IpAddr>().is_err();
                 // What is no DNS name is in no DNS answer.
                 if let Some(name) = dns::hash(&address.host).filter(|_| is_name) {
-                    let entry = by_name.entry(name);
-                    let (_, wanted) = entry.or_insert((&address.host, Wanted::default()));
-                    wanted.add(connector, address);
+                    let ports = by_name.entry(name).or_default();
+                    ports.entry(address.port).or_default().add(connector);
                 }
             }
         }
-        for (ip, wanted) in by_address {
+        let policy = policy.0;
+        for ((ip, port), wanted) in by_address {
             let key = DestinationKey {
-                policy: policy.0,
+                policy,
                 addr: map_address(ip),
-            };
-            self.addresses.push((key, wanted.entry(without_place)));
-            self.overfull.extend(wanted.overfull(&ip));
-        }
-        for (name, (host, wanted)) in by_name {
-            let key = HostnameKey {
-                name,
-                policy: policy.0,
+                port,
                 pad: 0,
             };
-            self.hostnames.push((key, wanted.entry(without_place)));
-            self.overfull.extend(wanted.overfull(&host));
+            self.addresses.push((key, wanted.entry(without_place)));
+        }
+        for (name, ports) in by_name {
+            let key = |port| HostnameKey {
+                name,
+                policy,
+                port,
+                pad: 0,
+            };
+            self.hostnames.push((key(WHOLE_HOST), ONLY_THERE));
+            let entries = ports.into_iter();
+            let entries = entries.map(|(port, wanted)| (key(port), wanted.entry(without_place)));
+            self.hostnames.extend(entries);
         }
     }
 }
@@ -163,7 +157,7 @@ impl Entries {
 /// The entries for all policies, from the addresses that are known for each host.
 ///
 /// Connectors without a place among the kernel's credentials are left to the proxy, like those
-/// that share an address.
+/// that share a port of an address.
 pub(super) fn entries<'a>(
     policies: impl IntoIterator<Item = (PolicyId, &'a Vec<Granted>)>,
     resolver: &Resolver,
@@ -177,17 +171,12 @@ pub(super) fn entries<'a>(
 }
 
 impl Wanted {
-    fn add(&mut self, connector: &Connector, address: &Address) {
-        self.ports.insert(address.port);
+    fn add(&mut self, connector: &Connector) {
         self.connectors.insert(connector.id);
         self.closed |= connector.failure_policy == FailurePolicy::Closed;
     }
 
     fn entry(&self, without_place: &BTreeSet<ConnectorId>) -> Destination {
-        let mut ports = [0; PORTS_PER_DESTINATION];
-        for (place, port) in ports.iter_mut().zip(&self.ports) {
-            *place = *port;
-        }
         let mut connectors = self.connectors.iter();
         let connector = match (connectors.next(), connectors.next()) {
             (Some(only), None) if !without_place.contains(only) => only.0,
@@ -200,15 +189,7 @@ impl Wanted {
             } else {
                 DESTINATION_FAIL_OPEN
             },
-            ports,
         }
-    }
-
-    fn overfull(&self, place: &impl ToString) -> Option<TooManyPorts> {
-        (self.ports.len() > PORTS_PER_DESTINATION).then(|| TooManyPorts {
-            place: place.to_string(),
-            ports: self.ports.len(),
-        })
     }
 }
 
@@ -219,7 +200,7 @@ mod tests {
     use super::*;
     use crate::{
         node::Binding,
-        state::{ClientAuthorization, OnUntrustedCa, Protocol, Scheme},
+        state::{Address, ClientAuthorization, OnUntrustedCa, Protocol, Scheme},
     };
 
     fn connector(id: u32, host: &str, port: u16, failure_policy: FailurePolicy) -> Granted {
@@ -260,53 +241,67 @@ mod tests {
         map_address(ip.parse().expect("an address"))
     }
 
+    /// Address, port, and what is wanted there.
+    type Found = ([u8; 16], u16, u32, u32);
+
+    fn of_policy(entries: &Entries, policy: u32) -> Vec<Found> {
+        let of_policy = entries.addresses.iter();
+        of_policy
+            .filter(|(key, _)| key.policy == policy)
+            .map(|(key, value)| (key.addr, key.port, value.connector, value.flags))
+            .collect()
+    }
+
+    fn of_name(entries: &Entries, policy: u32, host: &str) -> Vec<(u16, u32, u32)> {
+        let name = dns::hash(host).expect("a name");
+        let of_name = entries.hostnames.iter();
+        of_name
+            .filter(|(key, _)| (key.policy, key.name) == (policy, name))
+            .map(|(key, value)| (key.port, value.connector, value.flags))
+            .collect()
+    }
+
     #[test]
-    fn connectors_at_one_address_share_an_entry() {
+    fn each_port_of_an_address_has_its_connectors() {
         let connectors = vec![
             connector(1, "192.0.2.1", 443, FailurePolicy::Open),
             connector(2, "192.0.2.1", 5000, FailurePolicy::Closed),
-            connector(3, "2001:db8::1", 443, FailurePolicy::Open),
+            connector(3, "192.0.2.1", 443, FailurePolicy::Closed),
+            connector(4, "2001:db8::1", 443, FailurePolicy::Open),
         ];
-        let policies = BTreeMap::from([(PolicyId(7), connectors)]);
-        let Entries {
-            addresses: entries,
-            overfull,
-            ..
-        } = entries_of(&policies);
-        assert_eq!(overfull, []);
-        let [(v4, shared), (v6, single)] = entries.as_slice() else {
-            panic!("{entries:?}");
-        };
-        assert_eq!((v4.policy, v4.addr), (7, addr("192.0.2.1")));
-        assert_eq!(shared.ports, [443, 5000, 0, 0]);
-        assert_eq!((shared.connector, shared.flags), (0, 0));
-        assert_eq!((v6.policy, v6.addr), (7, addr("2001:db8::1")));
-        assert_eq!((single.connector, single.flags), (3, DESTINATION_FAIL_OPEN));
+        let entries = entries_of(&BTreeMap::from([(PolicyId(7), connectors)]));
+        let expected = [
+            (addr("192.0.2.1"), 443, 0, 0),
+            (addr("192.0.2.1"), 5000, 2, 0),
+            (addr("2001:db8::1"), 443, 4, DESTINATION_FAIL_OPEN),
+        ];
+        assert_eq!(of_policy(&entries, 7), expected);
+    }
+
+    #[test]
+    fn an_address_has_as_many_ports_as_connectors_want() {
+        let connectors = (1..=100)
+            .zip(5001..)
+            .map(|(id, port)| connector(id, "192.0.2.1", port, FailurePolicy::Closed))
+            .collect();
+        let entries = entries_of(&BTreeMap::from([(PolicyId(1), connectors)]));
+        let found: Vec<_> = of_policy(&entries, 1)
+            .into_iter()
+            .map(|(_, port, connector, _)| (port, connector))
+            .collect();
+        assert_eq!(found, Vec::from_iter((5001..=5100).zip(1..=100)));
     }
 
     #[test]
     fn policies_have_entries_of_their_own() {
+        use FailurePolicy::Closed;
         let policies = BTreeMap::from([
-            (
-                PolicyId(1),
-                vec![connector(1, "192.0.2.1", 443, FailurePolicy::Closed)],
-            ),
-            (
-                PolicyId(2),
-                vec![connector(2, "192.0.2.1", 5000, FailurePolicy::Closed)],
-            ),
+            (PolicyId(1), vec![connector(1, "192.0.2.1", 443, Closed)]),
+            (PolicyId(2), vec![connector(2, "192.0.2.1", 443, Closed)]),
         ]);
-        let Entries {
-            addresses: entries,
-            overfull,
-            ..
-        } = entries_of(&policies);
-        assert_eq!(overfull, []);
-        let found: Vec<_> = entries
-            .iter()
-            .map(|(key, value)| (key.policy, value.connector, value.ports[0]))
-            .collect();
-        assert_eq!(found, [(1, 1, 443), (2, 2, 5000)]);
+        let entries = entries_of(&policies);
+        assert_eq!(of_policy(&entries, 1), [(addr("192.0.2.1"), 443, 1, 0)]);
+        assert_eq!(of_policy(&entries, 2), [(addr("192.0.2.1"), 443, 2, 0)]);
     }
 
     #[test]
@@ -377,28 +372,22 @@ mod tests {
             let left_out = entries.share(room);
             (entries, left_out)
         };
-        let (entries, left_out) = found(6);
+        let (entries, left_out) = found(7);
         assert_eq!(left_out, BTreeMap::new());
-        let any = |(key, _): &&(DestinationKey, Destination)| key.policy == POLICY_ANY;
-        let union: Vec<_> = entries.addresses.iter().filter(any).collect();
-        let [(first, alone), (second, several)] = union.as_slice() else {
-            panic!("{union:?}");
-        };
-        assert_eq!(
-            (first.addr, second.addr),
-            (addr("192.0.2.1"), addr("192.0.2.2"))
-        );
         // One Connector that two policies grant is one Connector.
-        assert_eq!((alone.connector, alone.flags), (1, DESTINATION_FAIL_OPEN));
-        assert_eq!((several.connector, several.flags), (0, 0));
-        assert_eq!(several.ports, [443, 5000, 0, 0]);
-        let (name, value) = entries.hostnames.last().expect("a host");
-        assert_eq!((name.policy, value.connector), (POLICY_ANY, 4));
+        let all = [
+            (addr("192.0.2.1"), 443, 1, DESTINATION_FAIL_OPEN),
+            (addr("192.0.2.2"), 443, 2, DESTINATION_FAIL_OPEN),
+            (addr("192.0.2.2"), 5000, 3, 0),
+        ];
+        assert_eq!(of_policy(&entries, POLICY_ANY), all);
+        let host = [(WHOLE_HOST, 0, 0), (443, 4, DESTINATION_FAIL_OPEN)];
+        assert_eq!(of_name(&entries, POLICY_ANY, "git.example.com"), host);
 
-        let (entries, left_out) = found(5);
+        let (entries, left_out) = found(6);
         assert_eq!(left_out, BTreeMap::from([(PolicyId(POLICY_ANY), 1)]));
-        assert_eq!(entries.addresses.len(), 5);
-        assert_eq!(entries.addresses.iter().filter(any).count(), 1);
+        assert_eq!(entries.addresses.len(), 6);
+        assert_eq!(of_policy(&entries, POLICY_ANY), all[..2]);
     }
 
     #[tokio::test]
@@ -425,7 +414,7 @@ mod tests {
         let mut entries = entries(all(), &resolver, &BTreeSet::new());
         // Who is granted such a Connector uses it all the same.
         assert!(!entries.addresses.is_empty());
-        assert_eq!(entries.hostnames.len(), 4);
+        assert_eq!(entries.hostnames.len(), 2 * 4);
         (entries.addresses, entries.hostnames) = Default::default();
 
         let api_server = ApiServer::at("10.96.0.1");
@@ -434,26 +423,9 @@ mod tests {
             panic!("{:?}", entries.addresses);
         };
         assert_eq!((key.addr, value.connector), (addr("192.0.2.8"), 5));
-        let [(key, value)] = entries.hostnames.as_slice() else {
-            panic!("{:?}", entries.hostnames);
-        };
-        assert_eq!(Some(key.name), dns::hash("registry.example.com"));
-        assert_eq!((key.policy, value.connector), (POLICY_ANY, 5));
-    }
-
-    #[test]
-    fn more_ports_than_an_entry_holds_are_reported() {
-        let connectors = (5001..=5005)
-            .map(|port| connector(1, "192.0.2.1", port, FailurePolicy::Closed))
-            .collect();
-        let Entries {
-            addresses: entries,
-            overfull,
-            ..
-        } = entries_of(&BTreeMap::from([(PolicyId(1), connectors)]));
-        assert_eq!(entries[0].1.ports, [5001, 5002, 5003, 5004]);
-        let message = overfull[0].to_string();
-        assert!(message.contains("5 ports of 192.0.2.1"), "{message}");
+        let host = [(WHOLE_HOST, 0, 0), (443, 5, DESTINATION_FAIL_OPEN)];
+        let found = of_name(&entries, POLICY_ANY, "registry.example.com");
+        assert_eq!((entries.hostnames.len(), found.as_slice()), (2, &host[..]));
     }
 
     #[test]
@@ -466,17 +438,18 @@ mod tests {
         ];
         let found = entries_of(&BTreeMap::from([(PolicyId(7), connectors)]));
         assert_eq!(found.addresses.len(), 1, "the address");
-        let value = |host| {
-            let name = dns::hash(host).expect("a name");
-            let mut all = found.hostnames.iter();
-            all.find(|(key, _)| (key.policy, key.name) == (7, name))
-                .map(|(_, value)| *value)
-        };
-        let shared = value("registry.example.com").expect("an entry");
-        assert_eq!(shared.ports, [443, 5000, 0, 0]);
-        assert_eq!((shared.connector, shared.flags), (0, 0));
-        let single = value("git.example.com").expect("an entry");
-        assert_eq!((single.connector, single.flags), (3, DESTINATION_FAIL_OPEN));
-        assert_eq!(found.hostnames.len(), 2);
+        assert_eq!(
+            of_name(&found, 7, "registry.example.com"),
+            [
+                (WHOLE_HOST, 0, 0),
+                (443, 1, 0),
+                (5000, 2, DESTINATION_FAIL_OPEN)
+            ]
+        );
+        assert_eq!(
+            of_name(&found, 7, "git.example.com"),
+            [(WHOLE_HOST, 0, 0), (443, 3, DESTINATION_FAIL_OPEN)]
+        );
+        assert_eq!(found.hostnames.len(), 5);
     }
 }

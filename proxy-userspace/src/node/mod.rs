@@ -13,7 +13,6 @@ mod pending;
 mod shortage;
 
 pub use api_server::ApiServer;
-pub use destinations::TooManyPorts;
 pub use grants::{Binding, Granted};
 
 use std::{
@@ -56,9 +55,6 @@ pub enum NodeError {
     /// A workload's network namespace.
     #[error(transparent)]
     NetNs(#[from] NetNsError),
-    /// Addresses of Connectors.
-    #[error(transparent)]
-    Destinations(#[from] TooManyPorts),
     /// No threads.
     #[error("cannot start the workers: {0}")]
     Workers(#[source] io::Error),
@@ -203,16 +199,13 @@ impl Node {
     }
 
     /// Resolves all hosts and tells the kernel what to redirect. Signs of life go on
-    /// meanwhile. Fails when an address has more ports than the kernel's entry for it holds.
+    /// meanwhile.
     pub async fn resolve(&mut self) -> Result<(), NodeError> {
         self.resolve_soon();
         while self.names.is_busy() {
             self.tick().await?;
         }
-        match self.entries().overfull.into_iter().next() {
-            Some(error) => Err(error.into()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Has hosts that are new resolved in the background; all others are when it is time.
@@ -410,7 +403,6 @@ impl Node {
         let Entries {
             addresses,
             hostnames,
-            overfull,
         } = wanted;
         let (more, more_names) = if self.inherits {
             (
@@ -427,7 +419,6 @@ impl Node {
         for policy in policies.chain(more_names.iter().map(|key| key.policy)) {
             *left_out.entry(PolicyId(policy)).or_default() += 1;
         }
-        self.shortage.of_ports(overfull);
         self.shortage
             .of_destinations(left_out, self.grants.policies());
         if self.inherits {

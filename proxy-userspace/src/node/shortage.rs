@@ -1,13 +1,13 @@
 //! What the kernel's maps have no place for: told once, until it changes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use proxy_common::maps::{MAX_CREDENTIALS, MAX_DESTINATIONS, POLICY_ANY};
 
-use super::{Granted, TooManyPorts};
+use super::Granted;
 use crate::{
     state::{Connector, ConnectorId},
     workload::PolicyId,
@@ -19,23 +19,13 @@ const NAMED: usize = 5;
 /// What was complained about.
 #[derive(Debug, Default)]
 pub(super) struct Shortage {
-    /// Addresses with more ports than an entry holds.
-    overfull: HashSet<TooManyPorts>,
-    /// Addresses of policies for which there is no entry.
+    /// Ports of addresses and hosts, by policy, for which there is no entry.
     left_out: BTreeMap<PolicyId, usize>,
     /// Connectors without a place among the credentials.
     pub(super) without_place: BTreeSet<ConnectorId>,
 }
 
 impl Shortage {
-    pub(super) fn of_ports(&mut self, overfull: Vec<TooManyPorts>) {
-        let overfull = HashSet::from_iter(overfull);
-        for error in overfull.difference(&self.overfull) {
-            tracing::warn!("only the lowest ports of an address get a credential: {error}");
-        }
-        self.overfull = overfull;
-    }
-
     pub(super) fn of_destinations<'a>(
         &mut self,
         left_out: BTreeMap<PolicyId, usize>,
@@ -47,9 +37,9 @@ impl Shortage {
             {
                 let connectors = granted.iter().map(|granted| &granted.connector);
                 tracing::error!(
-                    "{count} addresses of the Connectors of policy {} have no place among the \
-                     {MAX_DESTINATIONS} of this node, and connections to them get no credential; \
-                     grant less to the pods of the node, of {}",
+                    "{count} destinations (an address and port each) of the Connectors of policy {} \
+                     have no place among the {MAX_DESTINATIONS} of this node, and connections to \
+                     them get no credential; grant less to the pods of the node, of {}",
                     policy.0,
                     names(connectors)
                 );
@@ -60,8 +50,8 @@ impl Shortage {
             && !self.left_out.contains_key(&any)
         {
             tracing::warn!(
-                "{count} addresses of Connectors have no place among the {MAX_DESTINATIONS} of \
-                 this node for pods that are not classified yet: until they are, their \
+                "{count} destinations (an address and port each) of Connectors have no place among \
+                 the {MAX_DESTINATIONS} of this node for pods that are not classified yet: until they are, their \
                  connections there are not refused but go out without a credential"
             );
         }

@@ -21,10 +21,8 @@ pub(super) fn story(report: &Report) -> String {
     line("workload", &workload(report));
     line("agent", &agent(&report.agent));
     if let Some(name) = &report.name {
-        let wanted = match &name.wanted {
-            Some(entry) => wanted(entry),
-            None => "no host of a Connector that this workload is granted".into(),
-        };
+        let wanted = wanted(&name.wanted)
+            .unwrap_or_else(|| "no host of a Connector that this workload is granted".into());
         line("host", &format!("{}: {wanted}", report.host));
     }
     if report.connections.is_empty() {
@@ -61,10 +59,9 @@ fn tell(text: &mut String, report: &Report, connection: &Connection) {
     }
     if report.workload.is_some() {
         let destination = &connection.destination;
-        match &destination.by_address {
-            Some(entry) => line("address", &wanted(entry)),
-            None => line("address", "no address of a Connector"),
-        }
+        let by_address = wanted(&destination.by_address);
+        let by_address = by_address.as_deref();
+        line("address", by_address.unwrap_or("no address of a Connector"));
         for name in &destination.by_names {
             line("name", &by_name(name, &report.host));
         }
@@ -144,13 +141,24 @@ fn agent(agent: &Agent) -> String {
     }
 }
 
-fn wanted(entry: &Entry) -> String {
-    let open = if entry.fails_open { ", fails open" } else { "" };
-    let ports = match entry.ports.as_slice() {
-        [port] => format!("port {port}"),
-        ports => format!("ports {}", list(ports)),
-    };
-    format!("wanted on {ports} by {}{open}", who(entry.connector))
+/// Ports of which the same is wanted are told together, in the order of the first of each.
+fn wanted(entries: &[Entry]) -> Option<String> {
+    let what = |entry: &Entry| (entry.connector, entry.fails_open);
+    let mut told = Vec::new();
+    for (place, entry) in entries.iter().enumerate() {
+        if entries[..place].iter().any(|it| what(it) == what(entry)) {
+            continue;
+        }
+        let same = entries.iter().filter(|it| what(it) == what(entry));
+        let ports: Vec<_> = same.map(|it| it.port).collect();
+        let ports = match ports.as_slice() {
+            [port] => format!("port {port}"),
+            ports => format!("ports {}", list(ports)),
+        };
+        let open = if entry.fails_open { ", fails open" } else { "" };
+        told.push(format!("on {ports} by {}{open}", who(entry.connector)));
+    }
+    (!told.is_empty()).then(|| format!("wanted {}", told.join("; ")))
 }
 
 fn who(connector: Option<u32>) -> String {
@@ -166,8 +174,8 @@ fn by_name(name: &LearnedName, host: &str) -> String {
     } else {
         format!("learned for the name with hash {}", name.hash)
     };
-    match &name.entry {
-        Some(entry) => format!("{what}: {}", wanted(entry)),
+    match wanted(&name.wanted) {
+        Some(wanted) => format!("{what}: {wanted}"),
         None => format!("{what}: no host of a Connector that this workload is granted any more"),
     }
 }
@@ -193,7 +201,7 @@ fn state(credential: &Credential) -> String {
 /// For a name without an address.
 fn nowhere(report: &Report) -> String {
     let (host, port) = (&report.host, report.port);
-    let wanted = report.name.as_ref().and_then(|name| name.wanted.as_ref());
+    let wanted = report.name.as_ref().and_then(|name| name.wanted.first());
     match wanted {
         None => {
             let (because, _) = because(if report.programs.reach_through.is_none() {

@@ -5,8 +5,8 @@ use crate::datapath::explain::{Counts, Destination, Name};
 
 fn entry(connector: Option<u32>, fails_open: bool) -> Entry {
     Entry {
+        port: 443,
         connector,
-        ports: vec![443],
         fails_open,
     }
 }
@@ -16,17 +16,17 @@ fn connection() -> Connection {
         address: [192, 0, 2, 10].into(),
         known: vec![Source::Learned { ms_ago: 12_345 }, Source::Resolved],
         destination: Destination {
-            by_address: Some(entry(Some(3), false)),
+            by_address: vec![entry(Some(3), false)],
             by_names: vec![
                 LearnedName {
                     hash: "00000000000000aa".into(),
                     is_host: true,
-                    entry: Some(entry(Some(3), false)),
+                    wanted: vec![entry(Some(3), false)],
                 },
                 LearnedName {
                     hash: "00000000000000bb".into(),
                     is_host: false,
-                    entry: None,
+                    wanted: Vec::new(),
                 },
             ],
             counts: Some(Counts {
@@ -77,7 +77,7 @@ fn report(host: &str, connections: Vec<Connection>) -> Report {
         transport: "tcp",
         name: Some(Name {
             hash: Some("00000000000000aa".into()),
-            wanted: Some(entry(Some(3), false)),
+            wanted: vec![entry(Some(3), false)],
         }),
         connections,
     }
@@ -110,6 +110,27 @@ workload is granted any more
 }
 
 #[test]
+fn ports_of_which_the_same_is_wanted_are_told_together() {
+    let entry = |port, connector, fails_open| Entry {
+        port,
+        connector,
+        fails_open,
+    };
+    let entries = [
+        entry(80, Some(3), false),
+        entry(443, None, true),
+        entry(5000, Some(3), false),
+        entry(8443, Some(3), true),
+    ];
+    let told = wanted(&entries);
+    let expected = "wanted on ports 80, 5000 by Connector 3; on port 443 by several Connectors, \
+                    which the proxy tells apart, fails open; on port 8443 by Connector 3, fails \
+                    open";
+    assert_eq!(told.as_deref(), Some(expected));
+    assert_eq!(wanted(&[]), None);
+}
+
+#[test]
 fn an_address_of_several_connectors_is_told_as_one_that_may_be_meant() {
     let mut shared = connection();
     shared.known = vec![Source::Possible];
@@ -133,7 +154,7 @@ fn a_name_without_an_address_is_told_as_that() {
     let mut unknown = report("other.example.com", Vec::new());
     unknown.name = Some(Name {
         hash: None,
-        wanted: None,
+        wanted: Vec::new(),
     });
     let told = story(&unknown);
     assert!(
@@ -154,7 +175,7 @@ fn a_name_without_an_address_is_told_as_that() {
 fn what_is_in_the_way_is_told_with_what_to_do() {
     let mut expired = connection();
     expired.known = vec![Source::Given];
-    expired.destination.by_address = Some(entry(None, true));
+    expired.destination.by_address = vec![entry(None, true)];
     expired.destination.by_names.clear();
     expired.verdict = "refuse";
     expired.reason = "credential-expired";

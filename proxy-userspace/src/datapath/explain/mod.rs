@@ -11,6 +11,7 @@ pub use report::{
 };
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::Path,
 };
@@ -18,7 +19,7 @@ use std::{
 use proxy_common::{
     decision::{Caller, Decision, Dial, Facts, Reason, Transport, caller, decide},
     dns,
-    maps::{self, DestinationKey, HostnameKey, LearnedKey},
+    maps::{self, LearnedKey, WHOLE_HOST},
 };
 
 use super::{DatapathError, ip_address, map_address};
@@ -57,6 +58,10 @@ pub fn explain(
     let asker = Asker::new(&view, lineage)?;
     let caller = caller(&asker, asker.settings());
     let attached = view.attached("connect4")?;
+    let wishes = match &caller {
+        Some(caller) => Wishes::read(&view, caller.workload.policy)?,
+        None => Wishes::default(),
+    };
     let findings = Findings {
         lineage,
         question,
@@ -65,8 +70,11 @@ pub fn explain(
         now_ns: asker.monotonic_ns(),
         boot_ns: asker.boot_ns(),
         caller,
-        host: host(&asker, question, caller.as_ref()),
-        addresses: addresses(&view, &asker, question, caller.as_ref())?,
+        host: match &question.host {
+            Host::Address(_) => Vec::new(),
+            Host::Name(name) => dns::hash(name).map_or_else(Vec::new, |name| wishes.of_name(name)),
+        },
+        addresses: addresses(&view, &asker, question, caller.as_ref(), &wishes)?,
     };
     asker.trouble()?;
     Ok(report::tell(&findings))
@@ -82,8 +90,8 @@ struct Findings<'a> {
     now_ns: u64,
     boot_ns: u64,
     caller: Option<Caller>,
-    /// Entry of a host that is a name.
-    host: Option<maps::Destination>,
+    /// What is wanted of a host that is a name.
+    host: Vec<Wish>,
     addresses: Vec<Found>,
 }
 
@@ -94,27 +102,51 @@ struct Found {
     /// By its entry the agent resolved a host to it that is, or may be, that of the question.
     resolved: Option<Source>,
     learned: Option<maps::Learned>,
-    /// Entries of the names that it was learned for, as far as they have some.
-    names: Vec<(u64, Option<maps::Destination>)>,
-    by_address: Option<maps::Destination>,
+    /// The names that it was learned for, and what is wanted of them.
+    names: Vec<(u64, Vec<Wish>)>,
+    by_address: Vec<Wish>,
     credential: Option<maps::Credential>,
     decision: Decision,
 }
 
-/// What the caller's policy wants of a host that is a name.
-fn host(
-    asker: &Asker<'_>,
-    question: &Question,
-    caller: Option<&Caller>,
-) -> Option<maps::Destination> {
-    let Host::Name(name) = &question.host else {
-        return None;
-    };
-    asker.hostname(HostnameKey {
-        name: dns::hash(name)?,
-        policy: caller?.workload.policy,
-        pad: 0,
-    })
+/// A port, and what the policy wants of it.
+type Wish = (u16, maps::Destination);
+
+/// All that the caller's policy wants. The decision looks up the one port that is dialled; here
+/// the others are told as well.
+#[derive(Default)]
+struct Wishes {
+    addresses: BTreeMap<[u8; 16], Vec<Wish>>,
+    names: BTreeMap<u64, Vec<Wish>>,
+}
+
+impl Wishes {
+    fn read(view: &View, policy: u32) -> Result<Self, DatapathError> {
+        let mut wishes = Self::default();
+        for (key, value) in view.destinations_of(policy)? {
+            let of_address = wishes.addresses.entry(key.addr).or_default();
+            of_address.push((key.port, value));
+        }
+        for (key, value) in view.hostnames_of(policy)? {
+            if key.port != WHOLE_HOST {
+                let of_name = wishes.names.entry(key.name).or_default();
+                of_name.push((key.port, value));
+            }
+        }
+        let all = wishes.addresses.values_mut();
+        for wishes in all.chain(wishes.names.values_mut()) {
+            wishes.sort_unstable_by_key(|(port, _)| *port);
+        }
+        Ok(wishes)
+    }
+
+    fn of_address(&self, addr: [u8; 16]) -> Vec<Wish> {
+        self.addresses.get(&addr).cloned().unwrap_or_default()
+    }
+
+    fn of_name(&self, name: u64) -> Vec<Wish> {
+        self.names.get(&name).cloned().unwrap_or_default()
+    }
 }
 
 /// The addresses that may be dialled, each with what becomes of it.
@@ -123,61 +155,56 @@ fn addresses(
     asker: &Asker<'_>,
     question: &Question,
     caller: Option<&Caller>,
+    wishes: &Wishes,
 ) -> Result<Vec<Found>, DatapathError> {
+    let found = |ip, resolved| found(asker, question, caller, wishes, ip, resolved);
     let name = match &question.host {
-        Host::Address(ip) => return Ok(vec![found(asker, question, caller, *ip, None)]),
+        Host::Address(ip) => return Ok(vec![found(*ip, None)]),
         Host::Name(name) => name,
     };
     let (Some(caller), Some(hash)) = (caller, dns::hash(name)) else {
         return Ok(Vec::new());
     };
-    let mut addresses: Vec<_> = view
+    let mut addresses: BTreeMap<_, _> = view
         .learned_by(caller.cgroup_id)?
         .into_iter()
         .filter(|(_, learned)| learned.names.contains(&hash))
         .map(|(key, _)| (ip_address(key.addr), None))
         .collect();
-    if let Some(host) = host(asker, question, Some(caller)) {
-        for (key, entry) in view.destinations_of(caller.workload.policy)? {
-            let Some(source) = resolved(&host, &entry) else {
-                continue;
-            };
-            let ip = ip_address(key.addr);
-            match addresses.iter_mut().find(|(known, _)| *known == ip) {
-                Some((_, resolved)) => *resolved = Some(source),
-                None => addresses.push((ip, Some(source))),
-            }
+    let host = wishes.of_name(hash);
+    for (addr, wanted) in &wishes.addresses {
+        if let Some(source) = resolved(&host, wanted) {
+            addresses.insert(ip_address(*addr), Some(source));
         }
     }
-    addresses.sort_unstable_by_key(|(ip, _)| *ip);
-    Ok(addresses
-        .into_iter()
-        .map(|(ip, resolved)| found(asker, question, Some(caller), ip, resolved))
-        .collect())
+    let addresses = addresses.into_iter();
+    Ok(addresses.map(|(ip, source)| found(ip, source)).collect())
 }
 
 /// Whether an address may be one of a host, by what the policy wants of both: which address
 /// belongs to which host only the agent knows.
 ///
-/// Who wants the host wants all of its addresses. So an address that one Connector wants alone is
-/// of no host that several want; one that several want may be of any host of theirs, and who they
-/// are the maps do not say.
-fn resolved(host: &maps::Destination, address: &maps::Destination) -> Option<Source> {
-    match address.connector {
-        0 => {
-            let mut ports = host.ports.iter().filter(|port| **port != 0);
-            ports
-                .any(|port| address.ports.contains(port))
-                .then_some(Source::Possible)
+/// Who wants a port of the host wants it of all its addresses. So an address of which nobody wants
+/// that port, or one other Connector alone, is none of the host; one of which several want it may
+/// be, and who they are the maps do not say.
+fn resolved(host: &[Wish], address: &[Wish]) -> Option<Source> {
+    let mut source = None;
+    for (port, wanted) in host {
+        let (_, there) = address.iter().find(|(other, _)| other == port)?;
+        match there.connector {
+            0 => source = source.or(Some(Source::Possible)),
+            connector if connector == wanted.connector => source = Some(Source::Resolved),
+            _ => return None,
         }
-        connector => (connector == host.connector).then_some(Source::Resolved),
     }
+    source
 }
 
 fn found(
     asker: &Asker<'_>,
     question: &Question,
     caller: Option<&Caller>,
+    wishes: &Wishes,
     ip: IpAddr,
     resolved: Option<Source>,
 ) -> Found {
@@ -190,8 +217,6 @@ fn found(
             transport: question.transport,
         },
     );
-    let policy = caller.map(|caller| caller.workload.policy);
-    let by_address = policy.and_then(|policy| asker.destination(DestinationKey { policy, addr }));
     let learned = caller.and_then(|caller| {
         asker.learned(LearnedKey {
             workload: caller.cgroup_id,
@@ -199,16 +224,8 @@ fn found(
         })
     });
     let names = learned.iter().flat_map(|learned| learned.names);
-    let names = names.take_while(|name| *name != 0).map(|name| {
-        let entry = policy.and_then(|policy| {
-            asker.hostname(HostnameKey {
-                name,
-                policy,
-                pad: 0,
-            })
-        });
-        (name, entry)
-    });
+    let names = names.take_while(|name| *name != 0);
+    let names = names.map(|name| (name, wishes.of_name(name)));
     let connector = decision.wanted.map_or(0, |wanted| wanted.connector);
     Found {
         ip,
@@ -216,7 +233,7 @@ fn found(
         resolved,
         names: names.collect(),
         learned,
-        by_address,
+        by_address: wishes.of_address(addr),
         credential: asker.credential(connector),
         decision,
     }
@@ -237,22 +254,36 @@ mod tests {
 
     #[test]
     fn addresses_that_several_connectors_want_may_be_of_the_host() {
-        let entry = |connector, first, second| maps::Destination {
-            connector,
-            flags: 0,
-            ports: [first, second, 0, 0],
+        let wish = |port, connector| {
+            let flags = 0;
+            (port, maps::Destination { connector, flags })
         };
-        let (one, several) = (entry(3, 443, 0), entry(0, 443, 5000));
+        let (one, several) = (vec![wish(443, 3)], vec![wish(443, 3), wish(5000, 0)]);
         for (host, address, expected) in [
-            (one, entry(3, 443, 0), Some(Source::Resolved)),
-            (one, entry(4, 443, 0), None),
-            (one, entry(0, 80, 443), Some(Source::Possible)),
-            (one, entry(0, 80, 5000), None),
-            (several, entry(0, 443, 5000), Some(Source::Possible)),
-            (several, entry(0, 80, 0), None),
-            (several, entry(3, 443, 0), None),
+            (&one, vec![wish(443, 3)], Some(Source::Resolved)),
+            (
+                &one,
+                vec![wish(80, 4), wish(443, 3)],
+                Some(Source::Resolved),
+            ),
+            (&one, vec![wish(443, 4)], None),
+            (&one, vec![wish(80, 3)], None),
+            (
+                &one,
+                vec![wish(80, 4), wish(443, 0)],
+                Some(Source::Possible),
+            ),
+            (&several, several.clone(), Some(Source::Resolved)),
+            (
+                &several,
+                vec![wish(443, 0), wish(5000, 0)],
+                Some(Source::Possible),
+            ),
+            (&several, vec![wish(443, 3), wish(5000, 5)], None),
+            (&several, one.clone(), None),
+            (&Vec::new(), one.clone(), None),
         ] {
-            assert_eq!(resolved(&host, &address), expected, "{host:?}, {address:?}");
+            assert_eq!(resolved(host, &address), expected, "{host:?}, {address:?}");
         }
     }
 }

@@ -15,7 +15,7 @@ use proxy_common::{
 };
 use serde::Serialize;
 
-use super::{Findings, Found, Host, listener};
+use super::{Findings, Found, Host, Wish, listener};
 
 /// The answer to a [`Question`](super::Question).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -87,16 +87,16 @@ pub struct Name {
     /// Its key in `HOSTNAMES`; none if no DNS name can be meant.
     pub hash: Option<String>,
     /// What the policy wants of it, whatever its addresses.
-    pub wanted: Option<Entry>,
+    pub wanted: Vec<Entry>,
 }
 
-/// What a policy wants of an address or host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// What a policy wants of a port of an address or host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
+    /// Port.
+    pub port: u16,
     /// Number of the Connector; none if there are several.
     pub connector: Option<u32>,
-    /// Ports.
-    pub ports: Vec<u16>,
     /// Left alone while Postern does not answer.
     pub fails_open: bool,
 }
@@ -140,8 +140,8 @@ pub enum Source {
 /// What is wanted of an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Destination {
-    /// By its entry in `DESTINATIONS`.
-    pub by_address: Option<Entry>,
+    /// By its entries in `DESTINATIONS`, of all ports.
+    pub by_address: Vec<Entry>,
     /// By the names that the workload learned it for.
     pub by_names: Vec<LearnedName>,
     /// What of it counts for the port.
@@ -165,7 +165,7 @@ pub struct LearnedName {
     /// It is the host of the question.
     pub is_host: bool,
     /// What the policy wants of it.
-    pub entry: Option<Entry>,
+    pub wanted: Vec<Entry>,
 }
 
 /// The binding of a credential.
@@ -197,7 +197,7 @@ pub(super) fn tell(findings: &Findings<'_>) -> Report {
         Host::Address(_) => None,
         Host::Name(name) => Some(Name {
             hash: dns::hash(name).map(hex),
-            wanted: findings.host.map(entry),
+            wanted: entries(&findings.host),
         }),
     };
     let levels = config.levels.iter().take_while(|level| **level != 0);
@@ -292,14 +292,14 @@ fn connection(findings: &Findings<'_>, found: &Found, is_reached: bool) -> Conne
         address: found.ip,
         known,
         destination: Destination {
-            by_address: found.by_address.map(entry),
+            by_address: entries(&found.by_address),
             by_names: found
                 .names
                 .iter()
                 .map(|(name, wanted)| LearnedName {
                     hash: hex(*name),
                     is_host: host == Some(*name),
-                    entry: wanted.map(entry),
+                    wanted: entries(wanted),
                 })
                 .collect(),
             counts: decision.wanted.map(|wanted| Counts {
@@ -337,13 +337,13 @@ fn credential(found: &Found, boot_ns: u64) -> Option<Credential> {
     })
 }
 
-fn entry(destination: maps::Destination) -> Entry {
-    let ports = destination.ports.into_iter();
-    Entry {
-        connector: several(destination.connector),
-        ports: ports.filter(|port| *port != 0).collect(),
-        fails_open: destination.flags & DESTINATION_FAIL_OPEN != 0,
-    }
+fn entries(wishes: &[Wish]) -> Vec<Entry> {
+    let entries = wishes.iter().map(|(port, wanted)| Entry {
+        port: *port,
+        connector: several(wanted.connector),
+        fails_open: wanted.flags & DESTINATION_FAIL_OPEN != 0,
+    });
+    entries.collect()
 }
 
 /// The maps say 0 when several Connectors share something.

@@ -88,12 +88,20 @@ impl View {
         self.learned.all(|key| key.workload == workload)
     }
 
-    /// All addresses of which a policy wants something.
+    /// All that a policy wants of addresses.
     pub(super) fn destinations_of(
         &self,
         policy: u32,
     ) -> Result<Vec<(DestinationKey, Destination)>, DatapathError> {
         self.destinations.all(|key| key.policy == policy)
+    }
+
+    /// All that a policy wants of hosts that are names.
+    pub(super) fn hostnames_of(
+        &self,
+        policy: u32,
+    ) -> Result<Vec<(HostnameKey, Destination)>, DatapathError> {
+        self.hostnames.all(|key| key.policy == policy)
     }
 }
 

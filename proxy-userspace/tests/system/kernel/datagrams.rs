@@ -1,14 +1,11 @@
 //! UDP to what a Connector wants, such as QUIC, is refused, and nothing else of UDP is touched.
 
 use anyhow::{Result, bail, ensure};
-use postern::datapath::map_address;
-use proxy_common::maps::{
-    CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, DESTINATION_FAIL_OPEN, Destination, DestinationKey, Stats,
-};
+use proxy_common::maps::{CREDENTIAL_BYPASS, CREDENTIAL_REFUSE, DESTINATION_FAIL_OPEN, Stats};
 
 use super::{
     probe::Probe,
-    rig::{CONNECTOR, GRACE_NS, POLICY, Rig, refused},
+    rig::{GRACE_NS, POLICY, Rig, refused, wanted},
 };
 
 /// What a datagram gets that is left alone: no route leads to the Connector's addresses.
@@ -20,19 +17,7 @@ fn start(name: &str, flags: u32, grace_ns: u64) -> Result<(Rig, Probe)> {
     let mut rig = Rig::with_grace(name, grace_ns)?;
     let (id, path) = (rig.cgroup.id(), rig.cgroup.path().to_owned());
     rig.datapath.learn(id, &path)?;
-    let mut entries = Vec::new();
-    for address in ["198.51.100.7", "2001:db8::7"] {
-        let key = DestinationKey {
-            policy: POLICY,
-            addr: map_address(address.parse()?),
-        };
-        let value = Destination {
-            connector: CONNECTOR,
-            flags,
-            ports: [53, 80, 0, 0],
-        };
-        entries.push((key, value));
-    }
+    let entries = wanted(POLICY, &["198.51.100.7", "2001:db8::7"], &[53, 80], flags)?;
     ensure!(rig.datapath.set_destinations(&entries)?.is_empty());
     let probe = Probe::start(&rig.sandbox, Some(&path))?;
     Ok((rig, probe))

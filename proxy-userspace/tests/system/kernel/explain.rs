@@ -189,7 +189,10 @@ fn a_name_is_told_by_its_addresses() -> Result<()> {
         // Nobody has resolved it.
         let nowhere = told()?;
         ensure!(addresses(&nowhere).is_empty(), "{nowhere:#}");
-        ensure!(nowhere["name"]["wanted"]["connector"] == 1, "{nowhere:#}");
+        ensure!(
+            nowhere["name"]["wanted"][0]["connector"] == 1,
+            "{nowhere:#}"
+        );
         let words = output(explain(
             &pod,
             pod.cgroup.path(),

@@ -65,7 +65,8 @@ fn flow(workload: u64, n: usize) -> Result<(FlowKey, Origin)> {
         workload,
         addr,
         port: u16::try_from(n % 65_536)?,
-        pad: [0; 3],
+        via_port: 1,
+        pad: [0; 2],
     };
     let origin = Origin {
         workload,

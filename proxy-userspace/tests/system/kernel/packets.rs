@@ -12,7 +12,7 @@ use aya::maps::{HashMap, MapData};
 use postern::datapath::map_address;
 use proxy_common::{
     dns,
-    maps::{Destination, HostnameKey, Learned, LearnedKey, MAX_LEARNED},
+    maps::{Destination, HostnameKey, Learned, LearnedKey, MAX_LEARNED, WHOLE_HOST},
 };
 
 use super::{
@@ -56,17 +56,21 @@ struct World {
 impl World {
     fn new(name: &str) -> Result<Self> {
         let mut rig = Rig::new(name)?;
-        let key = HostnameKey {
-            name: dns::hash(HOST).context("no name")?,
-            policy: POLICY,
-            pad: 0,
-        };
+        let name = dns::hash(HOST).context("no name")?;
         let value = Destination {
             connector: CONNECTOR,
             flags: 0,
-            ports: [80, 0, 0, 0],
         };
-        rig.datapath.set_hostnames(&[(key, value)])?;
+        let entries = [WHOLE_HOST, 80].map(|port| {
+            let key = HostnameKey {
+                name,
+                policy: POLICY,
+                port,
+                pad: 0,
+            };
+            (key, value)
+        });
+        rig.datapath.set_hostnames(&entries)?;
         rig.datapath.learn(rig.cgroup.id(), rig.cgroup.path())?;
         Ok(Self {
             workload: Probe::start(&rig.sandbox, Some(rig.cgroup.path()))?,

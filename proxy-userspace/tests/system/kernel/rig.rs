@@ -190,21 +190,7 @@ impl Rig {
 
     /// The policy wants ports 80 and 8080 of these addresses, and nothing else.
     pub(super) fn redirect(&mut self, addresses: &[&str], flags: u32) -> Result<()> {
-        let entries = addresses
-            .iter()
-            .map(|address| {
-                let key = DestinationKey {
-                    policy: POLICY,
-                    addr: map_address(address.parse()?),
-                };
-                let value = Destination {
-                    connector: CONNECTOR,
-                    flags,
-                    ports: [80, 8080, 0, 0],
-                };
-                Ok((key, value))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let entries = wanted(POLICY, addresses, &[80, 8080], flags)?;
         let left_out = self.datapath.set_destinations(&entries)?;
         ensure!(left_out.is_empty(), "{left_out:?}");
         Ok(())
@@ -281,6 +267,33 @@ impl Rig {
     pub(super) fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// What a policy is to want of these ports of addresses.
+pub(super) fn wanted(
+    policy: u32,
+    addresses: &[&str],
+    ports: &[u16],
+    flags: u32,
+) -> Result<Vec<(DestinationKey, Destination)>> {
+    let mut entries = Vec::new();
+    for address in addresses {
+        let addr = map_address(address.parse()?);
+        entries.extend(ports.iter().map(|port| {
+            let key = DestinationKey {
+                policy,
+                addr,
+                port: *port,
+                pad: 0,
+            };
+            let value = Destination {
+                connector: CONNECTOR,
+                flags,
+            };
+            (key, value)
+        }));
+    }
+    Ok(entries)
 }
 
 /// Notes the connection, and answers with the address that it was made for.

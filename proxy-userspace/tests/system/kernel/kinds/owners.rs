@@ -2,14 +2,13 @@
 //! the *socket* was made in; they look at the cgroup of the process that *calls*.
 
 use anyhow::{Result, ensure};
-use postern::datapath::map_address;
 use postern::telemetry::Counters;
-use proxy_common::maps::{Destination, DestinationKey, Stats, Workload};
+use proxy_common::maps::{Stats, Workload};
 
 use super::{V4, all_redirected, counted, redirected, start};
 use crate::kernel::{
     probe::Probe,
-    rig::{CONNECTOR, GRACE_NS, POLICY, Rig, id},
+    rig::{GRACE_NS, POLICY, Rig, id, wanted},
 };
 
 #[test]
@@ -57,19 +56,9 @@ fn two(name: &str) -> Result<(Rig, [Probe; 2])> {
         pad: 0,
     };
     rig.datapath.enrol(id(&b)?, entry)?;
-    let wanted = [POLICY, SECOND].map(|policy| {
-        let key = DestinationKey {
-            policy,
-            addr: map_address(V4.parse().expect("an address")),
-        };
-        let value = Destination {
-            connector: CONNECTOR,
-            flags: 0,
-            ports: [80, 0, 0, 0],
-        };
-        (key, value)
-    });
-    rig.datapath.set_destinations(&wanted)?;
+    let mut both = wanted(POLICY, &[V4], &[80], 0)?;
+    both.extend(wanted(SECOND, &[V4], &[80], 0)?);
+    rig.datapath.set_destinations(&both)?;
     let probes = [
         Probe::start(&rig.sandbox, Some(&a))?,
         Probe::start(&rig.sandbox, Some(&b))?,

@@ -328,6 +328,7 @@ fn set(socket: BorrowedFd<'_>, option: &str, value: &str) -> Answer {
         "nonblocking" => done(ioctl_fionbio(socket, true)),
         "v6only" => done(sockopt::set_ipv6_v6only(socket, true)),
         "freebind" => done(sockopt::set_ip_freebind(socket, true)),
+        "reuse" => done(sockopt::set_socket_reuseaddr(socket, true)),
         "broadcast" => done(sockopt::set_socket_broadcast(socket, true)),
         "reset" => done(sockopt::set_socket_linger(socket, Some(Duration::ZERO))),
         "transparent" => done(setsockopt(&socket, nix_options::IpTransparent, &true)),
