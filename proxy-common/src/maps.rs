@@ -29,6 +29,8 @@ pub const MAX_LEARNED: usize = 65_536;
 pub const LEARNED_PER_WORKLOAD: usize = 256;
 /// Names that one address can have been learned for.
 pub const NAMES_PER_ADDRESS: usize = 4;
+/// Name servers that are kept for one socket: one more than the resolvers of C libraries use.
+pub const SERVERS_PER_SOCKET: usize = 4;
 /// Cgroup levels at which a workload may live.
 pub const MAX_LEVELS: usize = 8;
 
@@ -147,6 +149,15 @@ pub struct Budget {
     /// Entries that it may have. The agent keeps the sum for all workloads at or below
     /// [`MAX_LEARNED`].
     pub limit: u64,
+}
+
+/// Value of `ASKED` (socket storage): name servers that a socket asked without being connected to
+/// one. No answer of another teaches its workload anything.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Addresses, the latest first; `::` is an empty place.
+    pub servers: [[u8; 16]; SERVERS_PER_SOCKET],
 }
 
 /// Key of `CREDENTIALS`.
@@ -292,9 +303,11 @@ pub struct Stats {
     pub flows_lost: u64,
     /// DNS answers that enrolled workloads received over UDP.
     pub dns_answers: u64,
-    /// Of these: not about a Connector's host, or of no use.
+    /// Of these: from a server that the socket did not ask.
+    pub dns_unasked: u64,
+    /// Of the others: not about a Connector's host, or of no use.
     pub dns_ignored: u64,
-    /// Addresses learned from the others.
+    /// Addresses learned from the rest.
     pub learned: u64,
     /// Addresses not learned: the workload has learned as many as it may.
     pub learned_full: u64,
@@ -308,7 +321,7 @@ impl std::fmt::Display for Stats {
             "connects={} untouched={} redirected={} bypassed={} refused_cred={} \
              refused_stale={} refused_sock={} refused_mem={} \
              refused_pending={} refused_udp={} flows={} flows_lost={} \
-             dns_answers={} dns_ignored={} learned={} learned_full={}",
+             dns_answers={} dns_unasked={} dns_ignored={} learned={} learned_full={}",
             self.connects,
             self.untouched,
             self.redirected,
@@ -322,6 +335,7 @@ impl std::fmt::Display for Stats {
             self.flows,
             self.flows_lost,
             self.dns_answers,
+            self.dns_unasked,
             self.dns_ignored,
             self.learned,
             self.learned_full,
@@ -345,6 +359,7 @@ no_padding! {
     LearnedKey = 8 | 16;
     Learned = 32 | 8;
     Budget = 8 | 8;
+    Asked = 64;
     CredentialKey = 4;
     Credential = 8 | 8 | 8 | 4 | 4;
     Origin = 8 | 16 | 4 | 2 | 2;
@@ -352,7 +367,7 @@ no_padding! {
     FlowKey = 8 | 16 | 2 | 2 | 4;
     FlowCount = 8;
     Config = 8 | 8 | 4 | 4 | 8 | 8;
-    Stats = 128;
+    Stats = 136;
 }
 
 // What agents of other versions rely on.
@@ -370,8 +385,9 @@ mod pod {
     #![expect(unsafe_code, reason = "aya reads and writes map values as bytes")]
 
     use super::{
-        Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount, FlowKey,
-        HostnameKey, Learned, LearnedKey, Origin, SocketOrigin, Stats, Workload, WorkloadKey,
+        Asked, Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount,
+        FlowKey, HostnameKey, Learned, LearnedKey, Origin, SocketOrigin, Stats, Workload,
+        WorkloadKey,
     };
 
     macro_rules! pod {
@@ -385,6 +401,7 @@ mod pod {
     }
 
     pod!(
+        Asked,
         Budget,
         Config,
         Credential,

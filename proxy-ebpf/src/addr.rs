@@ -29,6 +29,13 @@ impl Addr {
         a == 0 && b == 0 && (v4 || v6)
     }
 
+    /// Word by word: no call of `memcmp`.
+    #[inline(always)]
+    pub(crate) fn is(self, other: Self) -> bool {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        a == e && b == f && c == g && d == h
+    }
+
     #[inline(always)]
     pub(crate) fn bytes(self) -> [u8; 16] {
         // SAFETY: same size, and any bit pattern is valid for bytes.

@@ -11,6 +11,7 @@ use proxy_common::{
 
 use crate::{
     addr::Addr,
+    asked,
     facts::Call,
     maps::{ORIGINS, STATS},
 };
@@ -130,6 +131,10 @@ fn send(ctx: *mut bpf_sock_addr, addr: Addr) -> i32 {
         return PROCEED;
     };
     let reason = decide(&Call(ctx), &dial).reason;
+    if matches!(reason, Reason::Dns) {
+        asked::note(ctx, addr);
+        return PROCEED;
+    }
     count(dial.transport, reason);
     match reason.verdict() {
         Verdict::Refuse => refuse(),

@@ -1,8 +1,8 @@
 //! Learns from a workload's own DNS answers which addresses it takes for a Connector's.
 //!
-//! Only answers over UDP from port 53 are seen: what comes over TCP or encrypted, or from a
-//! resolver that the packet shows with another port, is left to the addresses that the agent
-//! resolves. IPv6 extension headers are not looked behind; no resolver sends them.
+//! Only answers over UDP from port 53 are seen, of servers that the socket [asked](crate::asked):
+//! what comes over TCP or encrypted, or from a resolver that the packet shows with another port or
+//! address, is left to the addresses that the agent resolves. IPv6 extension headers are not looked behind; no resolver sends them.
 
 use core::hint::black_box;
 
@@ -14,13 +14,15 @@ use aya_ebpf::{
 };
 use proxy_common::{
     decision::{Caller, Callers, caller},
-    dns::{Bytes, STEPS, Step, Walk},
+    dns::{Bytes, STEPS, Step, Walk, is_of_host},
     maps::{
         HostnameKey, Learned, LearnedKey, NAMES_PER_ADDRESS, WHOLE_HOST, Workload, WorkloadKey,
     },
 };
 
 use crate::{
+    addr::Addr,
+    asked::has_asked,
     facts,
     maps::{BUDGETS, CONFIG, DNS_SCRATCH, HOSTNAMES, LEARNED, atomic_add, count},
 };
@@ -29,6 +31,9 @@ const EEXIST: i32 = -17;
 const UDP: u8 = 17;
 const DNS_PORT: u16 = 53;
 const IPV6_HEADER: u32 = 40;
+/// Places of the source address in the two.
+const IPV4_SOURCE: u32 = 12;
+const IPV6_SOURCE: u32 = 8;
 const UDP_HEADER: u32 = 8;
 const DNS_HEADER: u32 = 12;
 /// What is surely in one piece: the rest of a packet may be in pages that are not mapped here.
@@ -57,16 +62,23 @@ pub(crate) struct Scratch {
 #[cgroup_skb(ingress)]
 pub(crate) fn dns_ingress(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
-    if let Some(payload) = answer(skb) {
-        learn(skb, payload);
+    if let Some(answer) = answer(skb) {
+        learn(skb, &answer);
     }
     1
 }
 
-/// Where the UDP payload starts, if the packet comes from a resolver. Packets of open TCP
-/// connections come here as well, so the first look is cheap.
+/// A packet that comes from a resolver.
+struct Answer {
+    /// Whether it is one of IPv4.
+    is_v4: bool,
+    /// Where the UDP payload starts.
+    payload: u32,
+}
+
+/// Packets of open TCP connections come here as well, so the first look is cheap.
 #[inline(always)]
-fn answer(skb: *mut __sk_buff) -> Option<u32> {
+fn answer(skb: *mut __sk_buff) -> Option<Answer> {
     // SAFETY: reads of the packet's first bytes, behind the check that they are there.
     let (first, v4_protocol, v6_protocol) = unsafe {
         let data = (*skb).data as usize;
@@ -85,7 +97,25 @@ fn answer(skb: *mut __sk_buff) -> Option<u32> {
     let mut port = [0u8; 2];
     // SAFETY: the helper fills `port`, or fails.
     let failed = unsafe { bpf_skb_load_bytes(skb.cast(), udp, port.as_mut_ptr().cast(), 2) };
-    (failed == 0 && u16::from_be_bytes(port) == DNS_PORT).then_some(udp + UDP_HEADER)
+    (failed == 0 && u16::from_be_bytes(port) == DNS_PORT).then_some(Answer {
+        is_v4: first >> 4 == 4,
+        payload: udp + UDP_HEADER,
+    })
+}
+
+/// The source address of a packet.
+#[inline(always)]
+fn source(skb: *mut __sk_buff, is_v4: bool) -> Option<Addr> {
+    let mut words = [0u32; 4];
+    let (at, size) = if is_v4 {
+        (IPV4_SOURCE, 4)
+    } else {
+        (IPV6_SOURCE, 16)
+    };
+    // SAFETY: `words` has room for what the helper loads, or it fails.
+    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), at, words.as_mut_ptr().cast(), size) };
+    let [first, ..] = words;
+    (failed == 0).then_some(if is_v4 { Addr::v4(first) } else { Addr(words) })
 }
 
 /// The socket that a packet is for.
@@ -105,7 +135,7 @@ impl Callers for Receiver {
 }
 
 #[inline(always)]
-fn learn(skb: *mut __sk_buff, payload: u32) {
+fn learn(skb: *mut __sk_buff, answer: &Answer) {
     let Some(config) = CONFIG.get(0) else { return };
     let Some(Caller {
         cgroup_id,
@@ -116,7 +146,11 @@ fn learn(skb: *mut __sk_buff, payload: u32) {
         return;
     };
     count!(dns_answers);
-    if !start(skb, payload) || !asks(workload.policy) {
+    if !source(skb, answer.is_v4).is_some_and(|server| has_asked(skb, server)) {
+        count!(dns_unasked);
+        return;
+    }
+    if !start(skb, answer.payload) || !asks(workload.policy) {
         count!(dns_ignored);
         return;
     }
@@ -132,6 +166,9 @@ fn learn(skb: *mut __sk_buff, payload: u32) {
     for (place, addr) in scratch.addresses.iter().enumerate() {
         if place >= found {
             break;
+        }
+        if !is_of_host(addr) {
+            continue;
         }
         let key = LearnedKey {
             workload: cgroup_id,

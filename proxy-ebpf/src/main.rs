@@ -3,7 +3,8 @@
 //!
 //! One connection meets them in this order: [`connect`] decides, from [`facts`], and rewrites, [`flows`]
 //! publishes where the connection wanted to go, [`getpeername`] shows the application the
-//! address that it dialled. Before all of them, [`dns`] may have learned the address.
+//! address that it dialled. Before all of them, [`dns`] may have learned the address from a server
+//! that the workload had [`asked`].
 #![no_std]
 #![no_main]
 // An atomic addition has to be written in assembler; aya-ebpf needs the feature as well.
@@ -26,6 +27,7 @@
 )]
 
 mod addr;
+mod asked;
 mod connect;
 mod dns;
 mod facts;

@@ -9,9 +9,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use proxy_common::maps::{
-    Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount, FlowKey,
-    HostnameKey, Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS, MAX_HOSTNAMES,
-    MAX_LEARNED, MAX_WORKLOADS, Origin, SocketOrigin, Stats, Workload, WorkloadKey,
+    Asked, Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount,
+    FlowKey, HostnameKey, Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS,
+    MAX_HOSTNAMES, MAX_LEARNED, MAX_WORKLOADS, Origin, SocketOrigin, Stats, Workload, WorkloadKey,
 };
 
 use crate::dns::Scratch;
@@ -37,6 +37,10 @@ pub(crate) static LEARNED: HashMap<LearnedKey, Learned, MAX_LEARNED> = HashMap::
 /// How many of these each workload may have.
 #[btf_map]
 pub(crate) static BUDGETS: HashMap<WorkloadKey, Budget, MAX_WORKLOADS> = HashMap::new();
+
+/// Name servers that a socket asked, one datagram each; lives and dies with the socket.
+#[btf_map]
+pub(crate) static ASKED: SkStorage<Asked> = SkStorage::new();
 
 /// Room to look at a DNS answer.
 #[btf_map]

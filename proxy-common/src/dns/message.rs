@@ -1,6 +1,6 @@
 //! One walk over a message (RFC 1035, section 4), in steps.
 
-use super::{Bytes, name};
+use super::{Bytes, is_of_host, name};
 
 /// Steps that the question of a message may take, and as many again its answers: one for each
 /// byte of a name that is not compressed, one for each pointer, one for each record. What comes
@@ -27,7 +27,7 @@ pub enum Step {
     More,
     /// The name that was asked for, as its [hash](super::hash). Comes once, before addresses.
     Question(u64),
-    /// An address of that name in the form of the maps: IPv4 is v4-mapped.
+    /// An address of that name in the form of the maps, IPv4 v4-mapped; also one that no host has.
     Address([u8; 16]),
     /// The end, or the place where the message is cut or wrong.
     End,
@@ -193,8 +193,8 @@ pub fn read<B: Bytes + ?Sized>(
     }
     for _ in 0..STEPS {
         match walk.step(message) {
-            Step::Address(address) => found(address),
-            Step::More | Step::Question(_) => {}
+            Step::Address(address) if is_of_host(&address) => found(address),
+            Step::Address(_) | Step::More | Step::Question(_) => {}
             Step::End => break,
         }
     }

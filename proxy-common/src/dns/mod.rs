@@ -7,7 +7,8 @@
 //! What is believed: a standard query's response with RCODE 0 and exactly one question, of
 //! class IN. Of its answer section the A and AAAA records of the name that was asked for count,
 //! and those of the names that its CNAME records lead to, in the order in which a server
-//! writes them. Authority and additional section (EDNS too) are not looked at.
+//! writes them, unless [no host has](is_of_host) the address. Authority and additional section
+//! (EDNS too) are not looked at.
 //!
 //! Cut messages, those with the TC bit included, are good for the records that are whole: they
 //! were said, and clients use them. Reading ends at the first record that is not.
@@ -21,9 +22,11 @@
     reason = "the verifier wants one function per program"
 )]
 
+mod address;
 mod message;
 mod name;
 
+pub use address::is_of_host;
 pub use message::{STEPS, Step, Walk, read};
 pub use name::hash;
 

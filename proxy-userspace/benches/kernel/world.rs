@@ -188,6 +188,7 @@ impl World {
         for socket in [&other, &resolver] {
             socket.connect(own.local_addr()?)?;
         }
+        own.send_to(b"query", resolver.local_addr()?)?;
         own.set_nonblocking(true)?;
         self.sockets = Some((own, other, resolver));
         Ok(())

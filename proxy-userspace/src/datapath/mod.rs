@@ -463,6 +463,7 @@ fn add(sum: Stats, cpu: &Stats) -> Stats {
         flows: sum.flows + cpu.flows,
         flows_lost: sum.flows_lost + cpu.flows_lost,
         dns_answers: sum.dns_answers + cpu.dns_answers,
+        dns_unasked: sum.dns_unasked + cpu.dns_unasked,
         dns_ignored: sum.dns_ignored + cpu.dns_ignored,
         learned: sum.learned + cpu.learned,
         learned_full: sum.learned_full + cpu.learned_full,

@@ -15,7 +15,7 @@ use std::{
 
 use aya::maps::{MapInfo, MapType};
 use proxy_common::maps::{
-    ABI, Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount,
+    ABI, Asked, Budget, Config, Credential, CredentialKey, Destination, DestinationKey, FlowCount,
     FlowKey, HostnameKey, Learned, LearnedKey, MAX_CREDENTIALS, MAX_DESTINATIONS, MAX_FLOWS,
     MAX_HOSTNAMES, MAX_LEARNED, MAX_WORKLOADS, Origin, SocketOrigin, Stats, Workload, WorkloadKey,
 };
@@ -53,12 +53,13 @@ const fn layout<K, V>(name: &'static str, kind: MapType, entries: usize) -> Layo
     }
 }
 
-const MAPS: [Layout; 11] = [
+const MAPS: [Layout; 12] = [
     layout::<WorkloadKey, Workload>("WORKLOADS", MapType::Hash, MAX_WORKLOADS),
     layout::<DestinationKey, Destination>("DESTINATIONS", MapType::Hash, MAX_DESTINATIONS),
     layout::<HostnameKey, Destination>("HOSTNAMES", MapType::Hash, MAX_HOSTNAMES),
     layout::<LearnedKey, Learned>("LEARNED", MapType::Hash, MAX_LEARNED),
     layout::<WorkloadKey, Budget>("BUDGETS", MapType::Hash, MAX_WORKLOADS),
+    layout::<u32, Asked>("ASKED", MapType::SkStorage, 0),
     layout::<CredentialKey, Credential>("CREDENTIALS", MapType::Hash, MAX_CREDENTIALS),
     layout::<u32, SocketOrigin>("ORIGINS", MapType::SkStorage, 0),
     layout::<FlowKey, Origin>("FLOWS", MapType::Hash, MAX_FLOWS),

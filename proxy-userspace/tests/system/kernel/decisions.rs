@@ -244,7 +244,7 @@ fn bpftool_shows_named_fields() -> Result<()> {
     rig.redirect(&["198.51.100.7"], 0)?;
     for (map, fields) in [
         ("WORKLOADS", &["cgroup_id", "policy", "port_v4"][..]),
-        ("DESTINATIONS", &["policy", "addr", "connector", "ports"]),
+        ("DESTINATIONS", &["policy", "addr", "port", "connector"]),
         (
             "CREDENTIALS",
             &["generation", "revision", "not_after_ns", "state"],

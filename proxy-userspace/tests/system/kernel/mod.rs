@@ -1,6 +1,7 @@
 //! The kernel programs and the maps behind them, with real sockets. These tests also run on
 //! other kernels, in a machine that has little more than they need.
 
+mod asked;
 mod clients;
 mod crash;
 mod datagrams;

@@ -21,9 +21,9 @@ use super::{
     rig::{CONNECTOR, POLICY, Rig, eventually},
 };
 
-const HOST: &str = "registry.example.com";
+pub(super) const HOST: &str = "registry.example.com";
 /// Where the workload listens.
-const PORT: u16 = 5300;
+pub(super) const PORT: u16 = 5300;
 const DNS: u16 = 53;
 /// Numbers of protocols and extension headers (IANA).
 const HOP_BY_HOP: u8 = 0;
@@ -34,27 +34,28 @@ const DESTINATION_OPTIONS: u8 = 60;
 
 /// What packets bring about, all in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Counts {
-    arrived: u64,
-    answers: u64,
+pub(super) struct Counts {
+    pub(super) arrived: u64,
+    pub(super) answers: u64,
+    pub(super) unasked: u64,
     ignored: u64,
-    learned: u64,
+    pub(super) learned: u64,
 }
 
 /// A packet, and what it brings about: whether it arrives, and the three counters.
 type Case = (&'static str, Vec<u8>, [u64; 4]);
 
 /// A workload that learns, and somebody in its network who sends.
-struct World {
-    rig: Rig,
-    workload: Probe,
-    sender: Probe,
-    expected: Counts,
+pub(super) struct World {
+    pub(super) rig: Rig,
+    pub(super) workload: Probe,
+    pub(super) sender: Probe,
+    pub(super) expected: Counts,
     arrived: u64,
 }
 
 impl World {
-    fn new(name: &str) -> Result<Self> {
+    pub(super) fn new(name: &str) -> Result<Self> {
         let mut rig = Rig::new(name)?;
         let name = dns::hash(HOST).context("no name")?;
         let value = Destination {
@@ -81,7 +82,16 @@ impl World {
         })
     }
 
-    fn learned(&self) -> Result<BTreeSet<[u8; 16]>> {
+    /// A socket that waits for answers, and has asked the server there.
+    fn listen(&mut self, here: IpAddr) -> Result<()> {
+        let family = if here.is_ipv4() { "v4" } else { "v6" };
+        let bind = format!("bind d {}", SocketAddr::new(here, PORT));
+        let ask = format!("sendto d {} query", SocketAddr::new(here, DNS));
+        self.workload
+            .play(&[&format!("socket d {family} dgram"), &bind, &ask])
+    }
+
+    pub(super) fn learned(&self) -> Result<BTreeSet<[u8; 16]>> {
         let learned: HashMap<MapData, LearnedKey, Learned> = self.rig.map("LEARNED")?.try_into()?;
         let keys = learned.keys().collect::<Result<Vec<_>, _>>()?;
         Ok(keys.into_iter().map(|key| key.addr).collect())
@@ -103,7 +113,7 @@ impl World {
     }
 
     /// Waits until everything that is expected happened, and nothing else.
-    fn settles(&mut self) -> Result<()> {
+    pub(super) fn settles(&mut self) -> Result<()> {
         let mut found = Counts::default();
         let settled = eventually(|| {
             self.arrived += self.workload.ask("drain d")?.parse::<u64>()?;
@@ -111,6 +121,7 @@ impl World {
             found = Counts {
                 arrived: self.arrived,
                 answers: stats.dns_answers,
+                unasked: stats.dns_unasked,
                 ignored: stats.dns_ignored,
                 learned: stats.learned,
             };
@@ -121,7 +132,7 @@ impl World {
     }
 }
 
-fn hex(bytes: &[u8]) -> Result<String> {
+pub(super) fn hex(bytes: &[u8]) -> Result<String> {
     let mut text = String::new();
     for byte in bytes {
         write!(text, "{byte:02x}")?;
@@ -130,7 +141,7 @@ fn hex(bytes: &[u8]) -> Result<String> {
 }
 
 /// An answer about [`HOST`] with one address, which is another one each time.
-fn answer(n: u32) -> Result<Vec<u8>> {
+pub(super) fn answer(n: u32) -> Result<Vec<u8>> {
     let ip = Ipv4Addr::from_bits(0xc612_0000 + n);
     Ok(reply(&question(HOST)?, &[address(HOST, ip.into())]))
 }
@@ -195,9 +206,7 @@ fn udp_over_ipv6(source: u16, payload: &[u8]) -> Vec<u8> {
 fn ipv4_and_udp_of_every_kind() -> Result<()> {
     let mut world = World::new("packets-v4")?;
     world.sender.play(&["socket p v4 raw packets"])?;
-    world
-        .workload
-        .play(&["socket d v4 dgram", &format!("bind d 127.0.0.1:{PORT}")])?;
+    world.listen(Ipv4Addr::LOCALHOST.into())?;
     let nops = |count| vec![1; count];
     let whole = udp(DNS, None, &answer(6)?);
     let (first, rest) = whole.split_at(24);
@@ -303,8 +312,13 @@ fn ipv4_and_udp_of_every_kind() -> Result<()> {
 #[test]
 fn headers_that_are_cut() -> Result<()> {
     let mut world = World::new("packets-cut")?;
-    world.sender.play(&["socket p v4 raw packets"])?;
-    world.workload.play(&["socket d v4 raw udp"])?;
+    // Without somebody there the kernel tells a connected socket that nobody is.
+    let bind = format!("bind sink 127.0.0.1:{PORT}");
+    world
+        .sender
+        .play(&["socket p v4 raw packets", "socket sink v4 dgram", &bind])?;
+    let connect = format!("connect d 127.0.0.1:{DNS}");
+    world.workload.play(&["socket d v4 raw udp", &connect])?;
     let datagram = udp(DNS, None, &answer(1)?);
     for length in 0..8 + 12 {
         let packet = ipv4(UDP, 0, &[], &datagram[..length]);
@@ -327,9 +341,7 @@ fn headers_that_are_cut() -> Result<()> {
 fn ipv6_with_and_without_extension_headers() -> Result<()> {
     let mut world = World::new("packets-v6")?;
     world.sender.play(&["socket p v6 raw packets"])?;
-    world
-        .workload
-        .play(&["socket d v6 dgram", &format!("bind d [::1]:{PORT}")])?;
+    world.listen(Ipv6Addr::LOCALHOST.into())?;
     // Next header, length, and an option that pads.
     let options = [UDP, 0, 1, 4, 0, 0, 0, 0];
     // Of a packet that is whole.
@@ -384,9 +396,7 @@ fn ipv6_with_and_without_extension_headers() -> Result<()> {
 fn a_full_map_learns_no_more_and_forgets_nothing() -> Result<()> {
     let mut world = World::new("packets-full")?;
     world.sender.play(&["socket p v4 raw packets"])?;
-    world
-        .workload
-        .play(&["socket d v4 dgram", &format!("bind d 127.0.0.1:{PORT}")])?;
+    world.listen(Ipv4Addr::LOCALHOST.into())?;
     let packet = |n| Ok::<_, anyhow::Error>(ipv4(UDP, 0, &[], &udp(DNS, None, &answer(n)?)));
     let here = Ipv4Addr::LOCALHOST.into();
     world.send(here, &[("before", packet(1)?, [1, 1, 0, 1])])?;
@@ -429,9 +439,7 @@ fn of_broken_messages_the_kernel_learns_what_they_say() -> Result<()> {
     world
         .sender
         .play(&["socket p v4 dgram", &format!("bind p 127.0.0.1:{DNS}")])?;
-    world
-        .workload
-        .play(&["socket d v4 dgram", &format!("bind d 127.0.0.1:{PORT}")])?;
+    world.listen(Ipv4Addr::LOCALHOST.into())?;
     let wanted = dns::hash(HOST).context("no name")?;
     let length = answer(0)?.len();
     let mut messages = Vec::new();

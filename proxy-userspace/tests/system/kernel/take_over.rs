@@ -308,7 +308,7 @@ async fn unload_removes_everything_unless_an_agent_runs() -> Result<()> {
     let done = run()?;
     ensure!(done.status.success(), "{done:?}");
     ensure!(
-        stdout(&done).contains(&format!("{}: {} links, 11 maps", abi(), HOOKS.len())),
+        stdout(&done).contains(&format!("{}: {} links, 12 maps", abi(), HOOKS.len())),
         "{done:?}"
     );
     pod.attaches(&[]).await?;

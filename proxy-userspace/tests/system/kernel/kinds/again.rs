@@ -160,7 +160,7 @@ fn a_socket_withdraws_no_flow_but_its_own() -> Result<()> {
         "close a",
     ])?;
     ensure!(rig.flows_of(id)?.len() == 1);
-    redirected(&rig, &mut probe, "b", "198.51.100.7:80")?;
+    probe.play(&["exchange b -> 198.51.100.7:80"])?;
     let all = Stats {
         connects: 4,
         redirected: 3,
