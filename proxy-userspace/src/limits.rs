@@ -1,6 +1,6 @@
 //! Every limit and time-out of the proxy, in one place.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use http::{HeaderMap, header::CONTENT_TYPE};
 
@@ -19,6 +19,8 @@ pub struct Tuning {
     pub upstream_connections: usize,
     /// See [`UPSTREAM_QUEUE`].
     pub upstream_queue: usize,
+    /// Threads that serve connections; `None`: one per processor that the process may use.
+    pub workers: Option<NonZeroUsize>,
 }
 
 impl Tuning {
@@ -48,6 +50,7 @@ impl Default for Tuning {
             idle_stream: IDLE_STREAM,
             upstream_connections: UPSTREAM_CONNECTIONS,
             upstream_queue: UPSTREAM_QUEUE,
+            workers: None,
         }
     }
 }

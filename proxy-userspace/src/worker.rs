@@ -31,9 +31,12 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts one worker per processor. They end when the last handle is gone.
+    /// Starts as many workers as are wanted. They end when the last handle is gone.
     pub fn start(proxy: &Arc<Proxy>) -> io::Result<Self> {
-        let count = thread::available_parallelism().map_or(1, usize::from);
+        let wanted = proxy.tuning.workers;
+        let count = wanted
+            .or_else(|| thread::available_parallelism().ok())
+            .map_or(1, usize::from);
         let workers: Arc<[_]> = (0..count).map(|_| Worker::new(Arc::clone(proxy))).collect();
         let queues: Vec<_> = workers
             .iter()

@@ -15,6 +15,7 @@ mod build;
 mod cluster;
 mod demo;
 mod fuzz;
+mod http;
 mod kernel;
 mod kernels;
 mod lint;
@@ -55,9 +56,12 @@ enum Task {
     Bench {
         /// What to measure
         what: Bench,
-        /// How often
-        #[arg(long, default_value_t = 20)]
-        rounds: usize,
+        /// How often [default: 20; 5 for http]
+        #[arg(long)]
+        rounds: Option<usize>,
+        /// More arguments for the benchmark of http
+        #[arg(last = true)]
+        arguments: Vec<String>,
     },
     /// Check format, style and dependencies
     Lint,
@@ -92,6 +96,18 @@ enum Bench {
     Chain,
     /// What the kernel programs cost a connection and a packet
     Kernel,
+    /// What a request through the proxy costs, beside Envoy, haproxy and nginx
+    Http,
+}
+
+impl Bench {
+    /// How often it measures if nobody says otherwise.
+    fn rounds(self) -> usize {
+        match self {
+            Self::Chain | Self::Kernel => 20,
+            Self::Http => 5,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -122,16 +138,21 @@ fn perform(task: &Task) -> Result<()> {
                 demo::perform(&build::postern(&workspace)?)
             }
         }
-        Task::Bench { what, rounds } => {
+        Task::Bench {
+            what,
+            rounds,
+            arguments,
+        } => {
             test::require_root("bench")?;
             setup::perform(&workspace)?;
-            let rounds = rounds.to_string();
+            let rounds = rounds.unwrap_or_else(|| what.rounds()).to_string();
             match what {
                 Bench::Chain => {
                     let programs = build::all(&workspace)?;
                     cluster::perform(&workspace, &programs, &["bench", "--rounds", &rounds])
                 }
                 Bench::Kernel => kernel::bench(&workspace, &rounds),
+                Bench::Http => http::bench(&workspace, &rounds, arguments),
             }
         }
         Task::Lint => {

@@ -27,6 +27,9 @@ pub(super) struct TuningArgs {
     /// Requests that may wait for one of them; more are answered 503.
     #[arg(long, value_name = "NUMBER", default_value_t = limits::UPSTREAM_QUEUE)]
     upstream_queue: usize,
+    /// Threads that serve connections [default: one per processor]
+    #[arg(long, value_name = "NUMBER")]
+    workers: Option<NonZeroUsize>,
 }
 
 impl From<TuningArgs> for Tuning {
@@ -41,6 +44,7 @@ impl From<TuningArgs> for Tuning {
                 .get()
                 .min(tokio::sync::Semaphore::MAX_PERMITS),
             upstream_queue: args.upstream_queue,
+            workers: args.workers,
         }
     }
 }

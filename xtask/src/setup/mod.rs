@@ -7,6 +7,7 @@ use crate::run;
 use crate::workspace::Workspace;
 
 pub(crate) mod ebpf;
+pub(crate) mod envoy;
 mod kubectl;
 pub(crate) mod mounts;
 mod packages;

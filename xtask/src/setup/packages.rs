@@ -67,6 +67,10 @@ const ALWAYS: &[Need] = &[
     need("containernetworking-plugins", File("/usr/lib/cni/bridge")),
     need("busybox-static", Program("busybox")),
     need("jq", Program("jq")),
+    // Measurements, and peers to compare with.
+    need("haproxy", Program("haproxy")),
+    need("wrk", Program("wrk")),
+    need("python3-pip", Program("pip3")),
 ];
 
 /// Debian's compiler with a prebuilt `core` for BPF, and its linter.

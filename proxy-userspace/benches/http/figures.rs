@@ -1,0 +1,151 @@
+//! What was measured, and how it is printed: medians, and how far the rounds are apart.
+
+use crate::world::{Scheme, Slice, Way};
+
+#[derive(Default)]
+pub(crate) struct Figures {
+    kinds: Vec<Kind>,
+}
+
+/// All slices of one way, scheme and number of connections.
+struct Kind {
+    what: (Scheme, u32, Way),
+    slices: Vec<Slice>,
+}
+
+impl Figures {
+    pub(crate) fn add(&mut self, scheme: Scheme, connections: u32, way: Way, slice: Slice) {
+        let what = (scheme, connections, way);
+        match self.kinds.iter_mut().find(|kind| kind.what == what) {
+            Some(kind) => kind.slices.push(slice),
+            None => self.kinds.push(Kind {
+                what,
+                slices: vec![slice],
+            }),
+        }
+    }
+
+    /// Whether anything that was asked for did not come.
+    pub(crate) fn errors(&self) -> u64 {
+        let slices = self.kinds.iter().flat_map(|kind| &kind.slices);
+        slices.map(|slice| slice.report.errors).sum()
+    }
+
+    pub(crate) fn print(&self, rounds: usize) {
+        println!(
+            "{rounds} rounds: median (least to most). One processor for the proxy, the other one \
+             for load and upstream; direct has only the latter.\n"
+        );
+        println!(
+            "| connections | way | requests/s | of the fastest peer | p50 ms | p99 ms \
+             | CPU s per 100k | of its processor | MiB | errors |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|---|");
+        for kind in &self.kinds {
+            let (scheme, connections, way) = kind.what;
+            let rate = kind.series(|slice| slice.rate);
+            let fastest = self.fastest_peer(scheme, connections);
+            let cost = |value: fn(&Slice) -> Option<f64>, digits: usize| {
+                if kind.slices.iter().all(|slice| slice.cost.is_none()) {
+                    return "–".to_owned();
+                }
+                let series = kind.series(|slice| value(slice).unwrap_or(f64::NAN));
+                format!("{:.digits$}", series.median())
+            };
+            println!(
+                "| {connections} {} | {} | {} | {:.2} | {:.2} | {} | {} | {} % | {} | {} |",
+                name_of(scheme),
+                format!("{way:?}").to_lowercase(),
+                rate.show(0),
+                rate.median() / fastest,
+                kind.series(|slice| milliseconds(slice.report.median))
+                    .median(),
+                kind.series(|slice| milliseconds(slice.report.p99)).show(2),
+                cost(|slice| Some(slice.cost?.time * 1e5), 2),
+                cost(|slice| Some(slice.cost?.busy * 100.0), 0),
+                cost(|slice| Some(slice.cost?.memory_mib()), 0),
+                kind.slices
+                    .iter()
+                    .map(|slice| slice.report.errors)
+                    .sum::<u64>(),
+            );
+        }
+    }
+
+    fn fastest_peer(&self, scheme: Scheme, connections: u32) -> f64 {
+        self.kinds
+            .iter()
+            .filter(|kind| {
+                let (its, same, way) = kind.what;
+                its == scheme && same == connections && way.is_peer()
+            })
+            .map(|kind| kind.series(|slice| slice.rate).median())
+            .fold(f64::NAN, f64::max)
+    }
+}
+
+/// Large answers.
+#[derive(Default)]
+pub(crate) struct Pulls(Figures);
+
+impl Pulls {
+    pub(crate) fn add(&mut self, scheme: Scheme, way: Way, slice: Slice) {
+        self.0.add(scheme, 1, way, slice);
+    }
+
+    pub(crate) fn print(&self) {
+        println!("\n| 1 GiB | way | MB/s | CPU s per GiB | MiB |\n|---|---|---|---|---|");
+        for kind in &self.0.kinds {
+            let (scheme, _, way) = kind.what;
+            let rate = kind.series(|slice| slice.rate / 1e6).show(0);
+            let cost = |value: fn(&crate::world::Cost) -> f64| {
+                kind.series(|slice| slice.cost.as_ref().map_or(f64::NAN, value))
+                    .median()
+            };
+            println!(
+                "| {} | {} | {rate} | {:.2} | {:.0} |",
+                name_of(scheme),
+                format!("{way:?}").to_lowercase(),
+                cost(|cost| cost.time * f64::from(1 << 30)),
+                cost(crate::world::Cost::memory_mib),
+            );
+        }
+    }
+}
+
+impl Kind {
+    fn series(&self, value: impl Fn(&Slice) -> f64) -> Series {
+        let mut values: Vec<f64> = self.slices.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        Series(values)
+    }
+}
+
+/// In order.
+struct Series(Vec<f64>);
+
+impl Series {
+    fn median(&self) -> f64 {
+        self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    fn show(&self, digits: usize) -> String {
+        let at = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
+        let (least, most) = (at(self.0.first()), at(self.0.last()));
+        format!(
+            "{:.digits$} ({least:.digits$} to {most:.digits$})",
+            self.median()
+        )
+    }
+}
+
+fn name_of(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::Plain => "plain",
+        Scheme::Tls => "TLS",
+    }
+}
+
+fn milliseconds(time: std::time::Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

@@ -1,0 +1,73 @@
+//! Load by wrk, and what it says about it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// What clients saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) median: Duration,
+    pub(crate) p99: Duration,
+    /// Failed connections, and answers other than 2xx and 3xx.
+    pub(crate) errors: u64,
+}
+
+/// The command, as a shell takes it.
+pub(crate) fn command(url: &str, connections: u32, time: Duration, fields: &[String]) -> String {
+    let fields: String = fields
+        .iter()
+        .map(|field| format!(" --header '{field}'"))
+        .collect();
+    format!(
+        "wrk --threads 1 --connections {connections} --duration {}s --timeout 10s --latency{fields} \
+         {url} 2>&1",
+        time.as_secs()
+    )
+}
+
+/// Reads what wrk 4 prints.
+pub(crate) fn report(text: &str) -> Result<Report> {
+    let percentile = |name: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(name))
+            .with_context(|| format!("no {name} in: {text}"))?;
+        time(line.trim())
+    };
+    let mut errors = 0;
+    for line in text.lines().map(str::trim) {
+        if let Some(counts) = line.strip_prefix("Socket errors:") {
+            errors += numbers(counts).sum::<u64>();
+        } else if let Some(count) = line.strip_prefix("Non-2xx or 3xx responses:") {
+            errors += numbers(count).sum::<u64>();
+        }
+    }
+    Ok(Report {
+        median: percentile("50%")?,
+        p99: percentile("99%")?,
+        errors,
+    })
+}
+
+fn numbers(text: &str) -> impl Iterator<Item = u64> {
+    text.split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+}
+
+/// `1.23ms` and the like.
+fn time(text: &str) -> Result<Duration> {
+    let split = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .with_context(|| format!("a time without a unit: {text}"))?;
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().context("a time that is no number")?;
+    let seconds = match unit {
+        "us" => number / 1e6,
+        "ms" => number / 1e3,
+        "s" => number,
+        "m" => number * 60.0,
+        _ => anyhow::bail!("a time in {unit}"),
+    };
+    Ok(Duration::from_secs_f64(seconds))
+}

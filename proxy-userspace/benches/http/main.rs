@@ -1,0 +1,112 @@
+//! What a request through the proxy costs, beside other proxies that add the same header:
+//! `cargo xtask bench http` runs this.
+//!
+//! Everything is in a network of its own. Each proxy has the same processor to itself, with one
+//! thread; load (wrk, one thread) and upstream share the other one. So a proxy that takes less
+//! of a processor than load and upstream together is measured by what it takes, and the table
+//! has both. The upstream answers 100 bytes to requests that carry the credential, 401 to
+//! others, and counts; rates are its counts within a window in which all connections are open.
+
+mod figures;
+mod load;
+mod peers;
+mod processor;
+mod upstream;
+mod world;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Result, ensure};
+use clap::{Parser, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use figures::{Figures, Pulls};
+use world::{Scheme, Way, World};
+
+/// Measures requests through the proxy and its peers; needs root and two processors.
+#[derive(Parser)]
+struct Arguments {
+    /// How often each slice is measured
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Connections at a time
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 50, 100, 200, 1000])]
+    connections: Vec<u32>,
+    /// With TLS on both sides, or without
+    #[arg(long, value_enum, value_delimiter = ',')]
+    schemes: Vec<Scheme>,
+    /// What is between load and upstream
+    #[arg(long, value_enum, value_delimiter = ',')]
+    ways: Vec<Way>,
+    /// Another build of postern, to compare with in the same run
+    #[arg(long)]
+    before: Option<PathBuf>,
+    /// Without large answers
+    #[arg(long)]
+    no_pulls: bool,
+    /// Cargo passes this on
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Way {
+    fn is_peer(self) -> bool {
+        matches!(self, Self::Nginx | Self::Haproxy | Self::Envoy)
+    }
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(arguments: Arguments) -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let mut ways = all_or(arguments.ways);
+    if arguments.before.is_some() {
+        ways.push(Way::Before);
+    }
+    let schemes = all_or(arguments.schemes);
+    let mut world = World::new(&ways, arguments.before.as_deref())?;
+    let mut figures = Figures::default();
+    for scheme in &schemes {
+        for connections in &arguments.connections {
+            // One after the other, so that a moment of noise meets all of them.
+            for _ in 0..arguments.rounds {
+                for way in &ways {
+                    let slice = world.slice(*way, *scheme, *connections)?;
+                    figures.add(*scheme, *connections, *way, slice);
+                }
+            }
+        }
+    }
+    let mut pulls = Pulls::default();
+    for scheme in schemes.iter().filter(|_| !arguments.no_pulls) {
+        for _ in 0..arguments.rounds {
+            for way in &ways {
+                pulls.add(*scheme, *way, world.pull(*way, *scheme)?);
+            }
+        }
+    }
+    figures.print(arguments.rounds);
+    if !arguments.no_pulls {
+        pulls.print();
+    }
+    let errors = figures.errors();
+    ensure!(errors == 0, "{errors} requests or connections failed");
+    Ok(())
+}
+
+fn all_or<T: ValueEnum + Clone>(chosen: Vec<T>) -> Vec<T> {
+    if chosen.is_empty() {
+        T::value_variants().to_vec()
+    } else {
+        chosen
+    }
+}
