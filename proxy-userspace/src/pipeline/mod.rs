@@ -3,6 +3,7 @@
 //! authorize → access rules → hygiene → inject → upstream → response
 
 mod generated;
+mod refusals;
 mod scrub;
 mod stop;
 mod switch;
@@ -10,7 +11,10 @@ mod verdict;
 
 pub use switch::Tunnel;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use http::{
@@ -24,6 +28,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::{sync::Notify, time::timeout};
 
+use refusals::{not_granted, rejected, untimely, unusable};
 use stop::Stop;
 use switch::Wish;
 use verdict::Verdict;
@@ -213,6 +218,9 @@ async fn forward(
     };
     if !target.usable {
         return Err(unusable(target).into());
+    }
+    if let Some(refusal) = untimely(target, SystemTime::now()) {
+        return Err(refusal.into());
     }
     if let Some(answer) = placeholder_token(caller, target, &head).await {
         return Ok((answer, Verdict::Answered));
@@ -460,37 +468,4 @@ fn absolute(site: &Site, uri: &Uri) -> Result<Uri, Refusal> {
             format!("the request target cannot be forwarded: {error}"),
         )
     })
-}
-
-fn not_granted(caller: &Caller) -> Refusal {
-    Refusal::new(
-        StatusCode::FORBIDDEN,
-        format!(
-            "{} is not granted a Connector for {} any more; connect again to reach it without \
-             one",
-            caller.workload.name, caller.site.host
-        ),
-    )
-}
-
-fn unusable(target: &Target) -> Refusal {
-    Refusal::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        format!(
-            "the credential of connector {} cannot be used now; its status says why",
-            target.connector
-        ),
-    )
-}
-
-fn rejected(target: &Target) -> Refusal {
-    Refusal::new(
-        StatusCode::BAD_GATEWAY,
-        format!(
-            "{} does not accept the credential of connector {}; whoever owns the Connector has \
-             to update its Secret",
-            target.endpoint.address.authority(),
-            target.connector
-        ),
-    )
 }

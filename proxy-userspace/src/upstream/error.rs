@@ -109,7 +109,10 @@ impl UpstreamError {
                     certificate(error)
                 )
             }
-            Some(error) => format!("no TLS connection to {name}: {error}"),
+            Some(error) => {
+                let hint = certificate_hint(endpoint, &error.to_string());
+                format!("no TLS connection to {name}: {error}{hint}")
+            }
             None => format!("no TLS connection to {name}: {source}"),
         };
         Self {
@@ -140,12 +143,13 @@ impl UpstreamError {
 
     pub(super) fn http(endpoint: &Endpoint, source: &hyper::Error) -> Self {
         let cause = source.source().map(|cause| format!(": {cause}"));
+        let cause = cause.unwrap_or_default();
+        let hint = certificate_hint(endpoint, &cause);
         Self {
             kind: Kind::Http,
             message: format!(
-                "the exchange with {} failed: {source}{}",
+                "the exchange with {} failed: {source}{cause}{hint}",
                 endpoint.address.authority(),
-                cause.unwrap_or_default()
             ),
         }
     }
@@ -195,6 +199,37 @@ fn policy_hint(from_workload: bool) -> &'static str {
     if from_workload {
         "; it was dialled from the workload's network, so check the NetworkPolicies that apply \
          to it"
+    } else {
+        ""
+    }
+}
+
+/// What an upstream's alert (RFC 8446, section 6.2) says about the certificate that it was shown,
+/// or was not. In TLS 1.3 alerts come after the handshake, and through HTTP/2 no more of them
+/// than their text.
+fn certificate_hint(endpoint: &Endpoint, error: &str) -> &'static str {
+    let Some((_, alert)) = error.split_once("received fatal alert: ") else {
+        return "";
+    };
+    let tls = endpoint.tls.as_ref();
+    let has_certificate = tls.is_some_and(|it| it.any.client_auth_cert_resolver.has_certs());
+    let is = |names: &[&str]| names.iter().any(|name| alert.starts_with(name));
+    if is(&["CertificateRequired"]) && !has_certificate {
+        "; it wants a client certificate: the Connector has none"
+    } else if has_certificate
+        && is(&[
+            "AccessDenied",
+            "BadCertificate",
+            "CertificateExpired",
+            "CertificateRequired",
+            "CertificateRevoked",
+            "CertificateUnknown",
+            "DecryptError",
+            "UnknownCA",
+            "UnsupportedCertificate",
+        ])
+    {
+        "; it does not accept the Connector's client certificate"
     } else {
         ""
     }
