@@ -43,7 +43,6 @@ use crate::{
     limits,
     proxy::Worker,
     state::{ClientAuthorization, Scheme},
-    telemetry::Counters,
     upstream::{self, Body, Endpoint, HttpVersion, UpstreamError},
     workload::Enrolment,
 };
@@ -374,18 +373,7 @@ fn finish(
         let upgrade = HeaderValue::from_static("upgrade");
         response.headers_mut().insert(CONNECTION, upgrade);
     }
-    for injected in injected {
-        let echoes = scrub::scrub(response.headers_mut(), injected);
-        if !echoes.is_empty() {
-            Counters::add(&caller.worker.proxy.counters.scrubbed, echoes.len() as u64);
-            tracing::warn!(
-                workload = caller.workload.name,
-                host = caller.site.host,
-                ?echoes,
-                "the upstream sent the injected credential back; removed these fields of its answer"
-            );
-        }
-    }
+    let mut response = scrub::scrub(caller, injected, response);
     if response.status() != StatusCode::UNAUTHORIZED {
         response.headers_mut().remove(WWW_AUTHENTICATE);
     }

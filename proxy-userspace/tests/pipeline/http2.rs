@@ -24,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     frames::{CANCEL, Client, DATA, END_STREAM, GOAWAY, HEADERS, PROTOCOL_ERROR, RST_STREAM, get},
-    rig::{Rig, soon},
+    rig::{Rig, TOKEN, soon},
 };
 
 type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
@@ -330,7 +330,7 @@ async fn a_stream_that_the_client_cancels_ends_at_the_upstream() {
 }
 
 #[tokio::test]
-async fn trailers_go_both_ways() {
+async fn trailers_go_both_ways_but_for_the_credential() {
     let server = Server::start().await;
     let rig = Rig::new(server.address);
     let address = rig.listen(postern::upstream::HttpVersion::Http2).await;
@@ -342,9 +342,11 @@ async fn trailers_go_both_ways() {
     tokio::spawn(connection);
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", HeaderValue::from_static("1"));
+    let mut with_echo = trailers.clone();
+    with_echo.insert("x-echo", HeaderValue::from_static(TOKEN));
     let frames = [
         Ok::<_, Infallible>(BodyFrame::data(Bytes::from("hello"))),
-        Ok(BodyFrame::trailers(trailers.clone())),
+        Ok(BodyFrame::trailers(with_echo)),
     ];
     let request = Request::post(format!("http://{}/trailers", rig.host()))
         .header("te", "trailers")
