@@ -6,7 +6,8 @@ use super::{Endpoint, ResolveError, body::Fault};
 use crate::special::Special;
 
 /// Why an upstream could not be used. Nothing of a request, and no credential, was sent
-/// unless the kind is [`Kind::Http`], [`Kind::Silent`] or one of the client's.
+/// unless the kind is [`Kind::Http`], [`Kind::Silent`], [`Kind::Stalled`] or one of the
+/// client's.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct UpstreamError {
@@ -28,6 +29,8 @@ pub enum Kind {
     Http,
     /// No answer in time.
     Silent,
+    /// It stopped taking the request's body.
+    Stalled,
     /// Too many requests to it at a time.
     Busy,
     /// The client broke its own request off.
@@ -179,6 +182,17 @@ impl UpstreamError {
                     time.as_secs()
                 ),
             },
+        }
+    }
+
+    pub(super) fn stalled(endpoint: &Endpoint, waited: Duration) -> Self {
+        Self {
+            kind: Kind::Stalled,
+            message: format!(
+                "{} took nothing more of the request's body for {} s",
+                endpoint.address.authority(),
+                waited.as_secs()
+            ),
         }
     }
 
