@@ -1,11 +1,13 @@
 //! `spec.auth`: which authentication type, which Secret, and do they fit.
 
-use proxy_common::api::{self, AuthType, Param};
+use proxy_common::api::{self, AuthType};
 
 use super::class::{self, Class};
+use super::client_certificate::TLS;
 use super::error::{Findings, Problem};
+use super::rules::{self, Wanted};
 use super::secret::{self, Accepts, SecretData};
-use super::{Address, Credential};
+use super::{Address, Credential, Scheme};
 
 /// The result of `spec.auth`.
 #[derive(Default)]
@@ -20,15 +22,14 @@ pub(super) struct Auth {
 pub(super) const SECRET_FIELD: &str = "spec.auth.secretRef.name";
 
 /// Applies `spec.auth` of the Connector `title`; `None` means that there are findings, or
-/// that `find` did not find the Secret. `params` are those of the Connector, with the defaults
-/// of the class.
+/// that `find` did not find the Secret. `wanted` is the rest of the `spec`; `address` its own.
 #[expect(clippy::too_many_arguments, reason = "each is another object")]
 pub(super) fn resolve<'a>(
     spec: &api::ConnectorSpec,
     class: &Class,
     namespace: &str,
+    wanted: &Wanted,
     address: &Address,
-    params: &[Param],
     title: &str,
     find: impl FnOnce(Option<&str>, &mut Findings<'_>) -> Option<&'a SecretData>,
     findings: &mut Findings<'_>,
@@ -61,14 +62,32 @@ pub(super) fn resolve<'a>(
         return None;
     }
     let credential = match class::generator(auth_type) {
-        Some(rego) => secret::generated(secret, auth_type, rego, params, title, findings),
+        Some(rego) => secret::generated(secret, auth_type, rego, &wanted.params, title, findings),
         None => secret::credential(secret, auth_type, address, title, findings),
-    }?;
+    };
+    if secret.type_() == TLS && !is_shown(address, wanted, findings) {
+        return None;
+    }
+    let credential = credential?;
     Some(Auth {
         type_: Some(auth_type.name.clone()),
         secret: Some(secret.clone()),
         credential: Some(credential),
     })
+}
+
+/// Whether all addresses are such that a certificate can be shown there.
+fn is_shown(address: &Address, wanted: &Wanted, findings: &mut Findings<'_>) -> bool {
+    let all = std::iter::once((rules::FIELD, address))
+        .chain(std::iter::repeat("spec.addressExtensions").zip(&wanted.extensions));
+    let plain = all.filter(|(_, address)| address.scheme == Scheme::Http);
+    let plain = plain.inspect(|(field, address)| {
+        findings.add(*field, Problem::Rule(format!(
+            "{address} is not encrypted, and the certificate of a Secret of type {TLS} is shown \
+             in a TLS handshake only: use an https:// address, or another authentication type"
+        )));
+    });
+    plain.count() == 0
 }
 
 /// A Connector without a Secret: fine where the class says so.

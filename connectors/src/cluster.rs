@@ -217,8 +217,8 @@ fn auth(
         &manifest.spec,
         class,
         namespace,
+        wanted,
         address,
-        &wanted.params,
         &format!("Connector {namespace}/{name}"),
         |name, findings| {
             secret::required_name(name, auth::SECRET_FIELD, findings)?;

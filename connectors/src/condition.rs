@@ -1,8 +1,11 @@
 //! Conditions of a Connector, and how they add up to `Ready`.
 
 use std::fmt;
+use std::time::SystemTime;
 
 pub use proxy_common::api::ConditionStatus;
+
+use super::{CERTIFICATE_KEY, Connector};
 
 /// What can be observed about a Connector. The names are part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,6 +126,18 @@ impl Condition {
             message,
         }
     }
+}
+
+/// The condition `SecretReady` of a Connector whose certificate is not valid at this time; `None`
+/// if it is, or has none.
+pub fn untimely(connector: &Connector, now: SystemTime) -> Option<Condition> {
+    let what = connector.certificate()?.untimely(now)?;
+    let message = format!("the certificate in {CERTIFICATE_KEY} {what}");
+    Some(Condition::fails(
+        ConditionType::SecretReady,
+        reason::INVALID_SECRET,
+        message,
+    ))
 }
 
 /// The condition `Ready`: false when any other is, else unknown when any other is.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustls_pki_types::CertificateDer;
 use secrecy::SecretString;
 
+use super::client_certificate::ClientCertificate;
 use super::generator::Generated;
 
 /// Number of a Connector within one snapshot; the key of the kernel's `CREDENTIALS` map.
@@ -48,6 +49,11 @@ impl Connector {
     /// Every address of the Connector, its own first.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         std::iter::once(&self.address).chain(&self.extensions)
+    }
+
+    /// What its upstream is shown in the TLS handshake.
+    pub fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
+        self.credential.as_ref()?.certificate()
     }
 }
 
@@ -110,6 +116,32 @@ pub enum Credential {
     },
     /// What the class's `generator.rego` makes of the Secret and the request.
     Generated(Arc<Generated>),
+    /// What the upstream is shown in the TLS handshake.
+    Certificate {
+        /// The certificate with its key.
+        certificate: Arc<ClientCertificate>,
+        /// What is added to requests besides, if the class has a generator.
+        generated: Option<Arc<Generated>>,
+    },
+}
+
+impl Credential {
+    /// What the upstream is shown in the TLS handshake.
+    pub fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
+        match self {
+            Self::Certificate { certificate, .. } => Some(certificate),
+            _ => None,
+        }
+    }
+
+    /// What the class's generator makes.
+    pub fn generated(&self) -> Option<&Arc<Generated>> {
+        match self {
+            Self::Generated(generated) => Some(generated),
+            Self::Certificate { generated, .. } => generated.as_ref(),
+            _ => None,
+        }
+    }
 }
 
 /// `spec.interception.clientAuthorization`.

@@ -120,7 +120,7 @@ mod tests {
                 format!("{}:{}", username.expose_secret(), password.expose_secret())
             }
             Credential::IdentityToken { token } => format!("<{}>", token.expose_secret()),
-            Credential::Bearer { .. } | Credential::Generated(_) => "other".to_owned(),
+            _ => "other".to_owned(),
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{AddressError, limits};
+use super::{AddressError, CertificateFault, limits};
 
 /// Where a fault is: file, document, object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +180,9 @@ pub enum Problem {
     /// A value of a Secret.
     #[error("{0}")]
     SecretValue(SecretFault),
+    /// The certificate or the key of a Secret.
+    #[error("{0}")]
+    Certificate(CertificateFault),
 }
 
 /// What is wrong with the YAML.

@@ -10,6 +10,7 @@ mod address;
 mod auth;
 mod authority;
 mod class;
+mod client_certificate;
 pub mod cluster;
 pub mod condition;
 mod connector;
@@ -31,6 +32,9 @@ mod yaml;
 
 pub use address::AddressError;
 pub use authority::{normal_host, split_authority};
+pub use client_certificate::{
+    CERTIFICATE_KEY, CertificateFault, ClientCertificate, PRIVATE_KEY_KEY, TLS, Validity,
+};
 pub use connector::{
     Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy, OnUntrustedCa,
     Protocol, Scheme,

@@ -12,6 +12,8 @@ pub const EXTENSIONS: usize = 16;
 pub const CREDENTIAL: usize = 16 * 1024;
 /// Size of all values of a Secret that hold certificates for one Connector, bytes of PEM.
 pub const CA_BUNDLE: usize = 128 * 1024;
+/// Size of `tls.crt`: a client certificate and those that issued it, bytes of PEM.
+pub const CLIENT_CHAIN: usize = 64 * 1024;
 /// Size of `generator.rego`, bytes.
 pub const GENERATOR: usize = 32 * 1024;
 /// Rules of a generator, functions included.

@@ -151,13 +151,13 @@ impl Resolver {
         {
             self.claim(address, field, &title, &place, findings);
         }
-        let address = wanted.address?;
+        let address = wanted.address.clone()?;
         let auth = auth::resolve(
             spec,
             &class,
             &namespace,
+            &wanted,
             &address,
-            &wanted.params,
             &title,
             |name, findings| {
                 self.secrets

@@ -10,6 +10,7 @@ use proxy_common::api::{AuthType, Param, Secret};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
+use super::client_certificate::{self, ClientCertificate, TLS};
 use super::docker_config;
 use super::error::{Findings, Place, Problem, SecretFault};
 use super::generator::Generated;
@@ -250,6 +251,10 @@ pub(super) fn credential(
                 }
             }
         }
+        TLS => Some(Credential::Certificate {
+            certificate: certificate(secret, user, findings)?,
+            generated: None,
+        }),
         _ => {
             findings.add(
                 "spec.auth",
@@ -258,8 +263,8 @@ pub(super) fn credential(
                         "authentication type {} without a built-in rule",
                         auth_type.name
                     ),
-                    instead: "use a class whose secretType is kubernetes.io/basic-auth or \
-                          connectors.cpaas.io/bearer-token",
+                    instead: "use a class whose secretType is kubernetes.io/basic-auth, \
+                          connectors.cpaas.io/bearer-token or kubernetes.io/tls",
                 },
             );
             None
@@ -283,7 +288,9 @@ pub(super) fn generated(
         Some((param.name.clone(), SecretString::from(default)))
     });
     let mut data: BTreeMap<String, SecretString> = defaults.collect();
-    for key in secret.keys() {
+    let is_private =
+        |key: &&str| secret.type_() == TLS && *key == client_certificate::PRIVATE_KEY_KEY;
+    for key in secret.keys().filter(|key| !is_private(key)) {
         if let Some(text) = secret.text(key) {
             data.insert(key.to_owned(), text.into());
         } else {
@@ -294,17 +301,57 @@ pub(super) fn generated(
     }
     let text = |param: &Param| Some((param.name.clone(), param.value.as_str()?.to_owned()));
     let params = params.iter().filter_map(text).collect();
+    let certificate = match secret.type_() {
+        TLS => Some(certificate(secret, user, findings)?),
+        _ => None,
+    };
     if !sound {
         return None;
     }
     match Generated::new(rego, data, params) {
-        Ok(generated) => Some(Credential::Generated(Arc::new(generated))),
+        Ok(generated) => {
+            let generated = Arc::new(generated);
+            Some(match certificate {
+                Some(certificate) => Credential::Certificate {
+                    certificate,
+                    generated: Some(generated),
+                },
+                None => Credential::Generated(generated),
+            })
+        }
         // Said of the class.
         Err(error) if error.is_of_module() => None,
         Err(error) => {
             let name = &auth_type.name;
             let problem = format!("the generator of {name}, given this Secret, {error}");
             findings.add(super::auth::SECRET_FIELD, Problem::Rule(problem));
+            None
+        }
+    }
+}
+
+/// The certificate in a Secret, and its key; `None` means that there are findings.
+fn certificate(
+    secret: &SecretData,
+    user: &str,
+    findings: &mut Findings<'_>,
+) -> Option<Arc<ClientCertificate>> {
+    let mut value = |key| {
+        let value = secret.get(key);
+        if value.is_none() {
+            missing(secret, key, user, findings);
+        }
+        value
+    };
+    let (chain, key) = (
+        value(client_certificate::CERTIFICATE_KEY),
+        value(client_certificate::PRIVATE_KEY_KEY),
+    );
+    match ClientCertificate::from_pem(chain?, key?) {
+        Ok(certificate) => Some(Arc::new(certificate)),
+        Err(fault) => {
+            let field = secret.field(fault.key());
+            findings.add_at(secret.place.clone(), field, Problem::Certificate(fault));
             None
         }
     }

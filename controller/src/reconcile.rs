@@ -1,7 +1,9 @@
 //! What a Connector's conditions should be: a function of the objects, and of nothing else.
 
+use std::time::SystemTime;
+
 use connectors::cluster::{self, Objects, Part, References, Resolution};
-use connectors::condition::{Condition, ConditionType, ready, reason};
+use connectors::condition::{self, Condition, ConditionType, ready, reason};
 use connectors::{ConnectorId, StateError};
 use proxy_common::api::{self, GROUP};
 
@@ -31,6 +33,31 @@ impl Outcome {
              {fault}"
         );
         self.replace(reason::INVALID_SPEC, cut(message));
+    }
+
+    /// Takes the time into account: its certificate may not be valid at this one.
+    ///
+    /// Nodes are given it all the same. They decide by their own clocks, which are at hand when
+    /// the moment comes.
+    pub fn judge_time(&mut self, now: SystemTime) {
+        let connector = self.resolution.connector.as_ref();
+        let Some(untimely) = connector.and_then(|it| condition::untimely(it, now)) else {
+            return;
+        };
+        for condition in &mut self.conditions {
+            if condition.type_ == untimely.type_ {
+                *condition = untimely.clone();
+            }
+        }
+        self.conditions
+            .pop_if(|it| it.type_ == ConditionType::Ready);
+        self.conditions.push(ready(&self.conditions));
+    }
+
+    /// Whether [`Self::judge_time`] may come to another end later.
+    pub fn depends_on_time(&self) -> bool {
+        let connector = self.resolution.connector.as_ref();
+        connector.is_some_and(|it| it.certificate().is_some())
     }
 
     /// Its namespace has too many: nodes are not told of it.

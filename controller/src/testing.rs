@@ -56,3 +56,33 @@ pub(crate) fn login(password: &str) -> SecretData {
     let values = [("username", "me"), ("password", password)];
     secret("login", "kubernetes.io/basic-auth", &values)
 }
+
+/// The class `mutual`: a certificate, nothing else.
+pub(crate) fn mutual() -> Arc<api::ConnectorClass> {
+    let types = json!([{"name": "certificate", "secretType": connectors::TLS}]);
+    class("mutual", &json!({"auth": {"types": types}}))
+}
+
+/// `spec` of a Connector of class `mutual` with the Secret `pair`.
+pub(crate) fn identified() -> Value {
+    json!({
+        "connectorClassName": "mutual",
+        "address": "https://api.example.com",
+        "auth": {"secretRef": {"name": "pair"}},
+    })
+}
+
+/// The Secret `pair`, with a new key and a certificate that is valid between these times, in
+/// seconds since 1970.
+pub(crate) fn pair(valid: std::ops::Range<i64>) -> SecretData {
+    let time = |at| time::OffsetDateTime::from_unix_timestamp(at).expect("a time");
+    let mut params = rcgen::CertificateParams::default();
+    (params.not_before, params.not_after) = (time(valid.start), time(valid.end));
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate").pem();
+    let values = [
+        ("tls.crt", &*certificate),
+        ("tls.key", &*key.serialize_pem()),
+    ];
+    secret("pair", connectors::TLS, &values)
+}

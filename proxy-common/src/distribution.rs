@@ -34,6 +34,12 @@ impl Drop for IdentityToken {
     }
 }
 
+impl Drop for Certificate {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
 impl Drop for SecretValue {
     fn drop(&mut self) {
         self.value.zeroize();

@@ -7,18 +7,17 @@ use http_body_util::{BodyExt, Limited};
 use crate::{
     credential::oci::{Fetch, FetchError, MAX_ANSWER},
     gate::Target,
-    state::{Address, ConnectorId, Scheme},
-    tls::UpstreamTls,
-    upstream::{self, Body, Endpoint, HttpVersion, Upstream},
+    state::{Address, Scheme},
+    upstream::{self, Body, HttpVersion, Upstream},
     workload::Egress,
 };
 
-/// Sends requests with the trust of one Connector to whatever address they name.
+/// Sends requests with the trust of one Connector to whatever address they name; its certificate
+/// is shown at its own addresses alone.
 pub struct Fetcher<'a> {
     upstream: &'a Upstream,
     egress: &'a Egress,
-    connector: ConnectorId,
-    trust: &'a UpstreamTls,
+    target: &'a Target,
 }
 
 impl<'a> Fetcher<'a> {
@@ -27,8 +26,7 @@ impl<'a> Fetcher<'a> {
         Self {
             upstream,
             egress,
-            connector: target.connector.id,
-            trust: &target.trust,
+            target,
         }
     }
 }
@@ -57,11 +55,7 @@ impl Fetcher<'_> {
     async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Body>, FetchError> {
         let address = address(request.uri())
             .ok_or_else(|| FetchError::new("the address is no http or https URL"))?;
-        let endpoint = Endpoint {
-            connector: Some(self.connector),
-            tls: (address.scheme == Scheme::Https).then(|| self.trust.clone()),
-            address,
-        };
+        let endpoint = self.target.endpoint_at(address);
         if let Ok(host) = endpoint.address.authority().parse() {
             request.headers_mut().insert(HOST, host);
         }

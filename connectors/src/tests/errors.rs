@@ -397,8 +397,8 @@ fn authentication_types_that_cannot_be_used_are_named() {
         (
             opaque + &spec("opaque", "plain") + &plain,
             "Connector default/c, spec.auth: authentication type a without a built-in rule is not \
-          supported yet: use a class whose secretType is kubernetes.io/basic-auth or \
-          connectors.cpaas.io/bearer-token",
+          supported yet: use a class whose secretType is kubernetes.io/basic-auth, \
+          connectors.cpaas.io/bearer-token or kubernetes.io/tls",
         ),
     ] {
         assert_eq!(fault(&text), expected, "{text}");

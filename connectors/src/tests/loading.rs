@@ -23,6 +23,7 @@ fn shown(connector: &Connector) -> String {
         Some(Credential::Bearer { token }) => format!("bearer {}", token.expose_secret()),
         Some(Credential::IdentityToken { token }) => format!("identity {}", token.expose_secret()),
         Some(Credential::Generated(generated)) => format!("generated {generated:?}"),
+        Some(Credential::Certificate { certificate, .. }) => format!("{certificate:?}"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The whole way from text to Connectors.
 
+mod certificates;
 mod errors;
 mod limits;
 mod loading;

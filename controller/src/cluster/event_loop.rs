@@ -130,7 +130,7 @@ impl EventLoop {
                     let scopes = self.recheck.take(Instant::now());
                     self.state.recheck(scopes);
                 }
-                _ = refresh.tick() => self.state.refresh(&self.nodes),
+                _ = refresh.tick() => self.state.refresh(&self.nodes, &now()),
                 // They may stop, when nobody is interested any more.
                 Some(ping) = pings.next() => ping.answer(),
             }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use connectors::cluster::{Objects, References};
 use connectors::{DEFAULT_NAMESPACE, SecretData};
+use k8s_openapi::jiff::Timestamp;
 use proxy_common::api::{self, ConnectorStatus};
 
 use crate::grants::{Pod, Review, Reviews};
@@ -82,6 +83,8 @@ pub struct Model {
     quota: Quota,
     classes: BTreeMap<String, Arc<api::ConnectorClass>>,
     secrets: BTreeMap<Key, HeldSecret>,
+    /// Connectors with certificates, of which time alone may make something else.
+    dated: BTreeSet<Key>,
     /// Secrets that exist, but whose values are not known yet.
     awaited: BTreeSet<Key>,
     users: Users,
@@ -99,6 +102,7 @@ impl Model {
             quota: Quota::default(),
             classes: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            dated: BTreeSet::new(),
             awaited: BTreeSet::new(),
             users: Users::default(),
             catalog: Catalog::new()?,
@@ -144,6 +148,7 @@ impl Model {
     /// A Connector went.
     pub fn remove_connector(&mut self, key: &Key, now: &str) -> Effects {
         self.connectors.remove(key);
+        self.dated.remove(key);
         self.unreadable.remove(key);
         self.users.clear(key);
         self.drop_unused_secrets();
@@ -235,6 +240,11 @@ impl Model {
         }
         let users = self.users.of(&Dependency::Secret(key.clone()));
         self.reconcile(users, now)
+    }
+
+    /// Time has passed: certificates may have begun or expired.
+    pub fn look_at_clock(&mut self, now: &str) -> Effects {
+        self.reconcile(self.dated.clone(), now)
     }
 
     /// A pod of a node came or changed.
@@ -360,6 +370,14 @@ impl Model {
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         let id = self.catalog.id(&key.namespace, &key.name, uid);
         let mut outcome = reconcile(id, object, objects);
+        if outcome.depends_on_time() {
+            self.dated.insert(key.clone());
+        } else {
+            self.dated.remove(key);
+        }
+        if let Ok(now) = now.parse::<Timestamp>() {
+            outcome.judge_time(now.into());
+        }
         let fault = self.unreadable.get(key);
         if let Some(fault) = fault {
             outcome.refuse(fault);

@@ -2,7 +2,7 @@ use connectors::condition::ConditionStatus::{self, False, True};
 use serde_json::json;
 
 use super::*;
-use crate::testing::{basic, login, manifest, sound};
+use crate::testing::{basic, identified, login, manifest, mutual, pair, sound};
 
 const NOW: &str = "2026-01-01T00:00:00Z";
 
@@ -267,4 +267,52 @@ fn a_node_without_pods_needs_nothing() {
         assert!(open.is_empty());
         assert!(state.full(1).workloads.is_empty());
     }
+}
+
+#[test]
+fn a_certificate_expires_without_any_change() {
+    const BEFORE: &str = "1970-01-01T00:00:59Z";
+    const DURING: &str = "1970-01-01T00:02:00Z";
+    const AFTER: &str = "1970-01-01T00:03:01Z";
+    let said = |effects: &Effects| {
+        let status = effects.statuses.get(&api())?;
+        let secret = status
+            .conditions
+            .iter()
+            .find(|it| it.type_ == "SecretReady");
+        let secret = secret.expect("it is always there");
+        let message = secret.message.clone().unwrap_or_default();
+        Some((ready(effects)?, secret.status, message))
+    };
+    let mut model = Model::new().expect("randomness");
+    model.upsert_pod("node-1", pod("1", "team"));
+    model.upsert_class(mutual(), BEFORE);
+    model.upsert_connector(manifest("api", &identified()), BEFORE);
+    let secret = HeldSecret {
+        data: pair(60..180),
+        ..held("", "1")
+    };
+    let effects = model.upsert_secret(Key::new("team", "pair"), secret, BEFORE);
+    let (ready, secret, message) = said(&effects).expect("a status");
+    assert_eq!((ready, secret), (False, False));
+    assert!(
+        message.contains("valid from 1970-01-01T00:01:00Z"),
+        "{message}"
+    );
+    // Nodes know better when it begins, and have it by then.
+    assert_eq!(effects.nodes, node_1());
+
+    assert_eq!(model.look_at_clock(BEFORE), Effects::default());
+    let effects = model.look_at_clock(DURING);
+    assert_eq!(said(&effects), Some((True, True, String::new())));
+    assert!(effects.nodes.is_empty(), "{effects:?}");
+    let (ready, secret, message) = said(&model.look_at_clock(AFTER)).expect("a status");
+    assert_eq!((ready, secret), (False, False));
+    assert!(
+        message.contains("has expired at 1970-01-01T00:03:00Z"),
+        "{message}"
+    );
+
+    model.remove_connector(&api(), AFTER);
+    assert_eq!(model.look_at_clock(DURING), Effects::default());
 }

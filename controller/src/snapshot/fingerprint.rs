@@ -4,6 +4,7 @@ use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hmac::{Context, HMAC_SHA256, Key, Tag};
 use aws_lc_rs::rand::SystemRandom;
 use connectors::Credential;
+use connectors::generator::Generated;
 use secrecy::{ExposeSecret as _, SecretString};
 use thiserror::Error;
 
@@ -41,14 +42,16 @@ impl Fingerprints {
             Credential::Basic { username, password } => (1, vec![bytes(username), bytes(password)]),
             Credential::Bearer { token } => (2, vec![bytes(token)]),
             Credential::IdentityToken { token } => (3, vec![bytes(token)]),
-            Credential::Generated(it) => {
-                let data = it.data().iter();
-                let params = it.params().iter();
-                let data = data.flat_map(|(key, value)| [key.as_bytes(), bytes(value)]);
-                let params = params.flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]);
-                // The empty part keeps one of the data from passing for a parameter.
-                let rest = data.chain([&b""[..]]).chain(params);
-                (4, [it.rego().as_bytes()].into_iter().chain(rest).collect())
+            Credential::Generated(it) => (4, generated(it).collect()),
+            Credential::Certificate {
+                certificate,
+                generated: also,
+            } => {
+                let chain = certificate.chain().iter().map(|it| &**it);
+                // No certificate is empty, so the key does not pass for one.
+                let parts = chain.chain([&b""[..], certificate.key()]);
+                let also = also.iter().flat_map(|it| generated(it));
+                (5, parts.chain(also).collect())
             }
         };
         let mut context = Context::with_key(&self.0);
@@ -61,17 +64,28 @@ impl Fingerprints {
     }
 }
 
+fn generated(it: &Generated) -> impl Iterator<Item = &[u8]> {
+    let (data, params) = (it.data().iter(), it.params().iter());
+    let data = data.flat_map(|(key, value)| [key.as_bytes(), bytes(value)]);
+    let params = params.flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]);
+    // The empty part keeps one of the data from passing for a parameter.
+    let rest = data.chain([&b""[..]]).chain(params);
+    [it.rego().as_bytes()].into_iter().chain(rest)
+}
+
 fn bytes(secret: &SecretString) -> &[u8] {
     secret.expose_secret().as_bytes()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use connectors::generator::Generated;
+    use connectors::ClientCertificate;
 
     use super::*;
+    use crate::testing::pair;
 
     fn basic(username: &str, password: &str) -> Credential {
         Credential::Basic {
@@ -127,6 +141,32 @@ mod tests {
         ] {
             assert!(first != fingerprints.of(&other));
         }
+    }
+
+    #[test]
+    fn a_certificate_its_key_and_its_generator_count() {
+        let certificate = || {
+            let pair = pair(0..i64::from(u32::MAX));
+            let value = |key| pair.get(key).expect("a value");
+            let certificate = ClientCertificate::from_pem(value("tls.crt"), value("tls.key"));
+            Arc::new(certificate.expect("a certificate"))
+        };
+        let generated = || {
+            let rego =
+                "package proxy\nauth := {\"position\": \"header\", \"auth\": {\"x\": \"y\"}}";
+            let generated = Generated::new(rego, BTreeMap::new(), BTreeMap::new());
+            Arc::new(generated.expect("a generator"))
+        };
+        let (one, other) = (certificate(), certificate());
+        let make = |certificate: &Arc<ClientCertificate>, generated| Credential::Certificate {
+            certificate: Arc::clone(certificate),
+            generated,
+        };
+        let fingerprints = Fingerprints::new().expect("randomness");
+        let first = fingerprints.of(&make(&one, None));
+        assert!(first == fingerprints.of(&make(&one, None)));
+        assert!(first != fingerprints.of(&make(&other, None)));
+        assert!(first != fingerprints.of(&make(&one, Some(generated()))));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use connectors::{
     Address, ClientAuthorization, Credential, FailurePolicy, OnUntrustedCa, Protocol, Scheme,
+    generator::Generated,
 };
 use prost::Message as _;
 use proxy_common::distribution::{self as wire, credential::Kind};
@@ -107,18 +108,28 @@ fn credential(credential: &Credential) -> wire::Credential {
         Credential::IdentityToken { token } => {
             Kind::IdentityToken(wire::IdentityToken { token: text(token) })
         }
-        Credential::Generated(generated) => Kind::Generated(wire::Generated {
-            rego: generated.rego().to_owned(),
-            data: generated
-                .data()
-                .iter()
-                .map(|(key, value)| wire::SecretValue {
-                    key: key.clone(),
-                    value: text(value),
-                })
-                .collect(),
-            params: generated.params().clone().into_iter().collect(),
+        Credential::Generated(it) => Kind::Generated(generated(it)),
+        Credential::Certificate {
+            certificate,
+            generated: also,
+        } => Kind::Certificate(wire::Certificate {
+            chain: certificate.chain().iter().map(|it| it.to_vec()).collect(),
+            key: certificate.key().to_vec(),
+            generated: also.as_deref().map(generated),
         }),
     };
     wire::Credential { kind: Some(kind) }
+}
+
+fn generated(generated: &Generated) -> wire::Generated {
+    let data = generated.data().iter();
+    let data = data.map(|(key, value)| wire::SecretValue {
+        key: key.clone(),
+        value: value.expose_secret().to_owned(),
+    });
+    wire::Generated {
+        rego: generated.rego().to_owned(),
+        data: data.collect(),
+        params: generated.params().clone().into_iter().collect(),
+    }
 }

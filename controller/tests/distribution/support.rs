@@ -335,7 +335,9 @@ pub(crate) fn password(update: &NodeUpdate) -> Option<&str> {
     let credential = update.connectors[0].credential.as_ref()?;
     match credential.kind.as_ref()? {
         Kind::Basic(basic) => Some(&basic.password),
-        Kind::Bearer(_) | Kind::IdentityToken(_) | Kind::Generated(_) => None,
+        Kind::Bearer(_) | Kind::IdentityToken(_) | Kind::Generated(_) | Kind::Certificate(_) => {
+            None
+        }
     }
 }
 

@@ -7,12 +7,13 @@ use proxy_common::{
     maps::POLICY_ANY,
 };
 use rustls_pki_types::CertificateDer;
+use zeroize::Zeroizing;
 
 use crate::{
     node::{Binding, Granted},
     state::{
-        Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy,
-        OnUntrustedCa, Protocol, Scheme,
+        Address, CertificateFault, ClientAuthorization, ClientCertificate, Connector, ConnectorId,
+        Credential, FailurePolicy, OnUntrustedCa, Protocol, Scheme,
         generator::{Generated, GeneratorError},
     },
 };
@@ -60,6 +61,14 @@ pub(super) enum WireError {
         /// Why not.
         error: GeneratorError,
     },
+    /// A certificate or key that cannot be used here. A controller of the same version refuses it.
+    #[error("connector {connector}: its client certificate ({key}) {fault}", key = fault.key())]
+    Certificate {
+        /// Namespace and name.
+        connector: String,
+        /// Why not.
+        fault: CertificateFault,
+    },
     /// An address of a pod that is none.
     #[error("pod {pod} has the address {address:?}")]
     PodAddress {
@@ -105,19 +114,10 @@ pub(super) fn granted(
         missing("what happens to clients without trust");
         OnUntrustedCa::Fail
     });
-    let credential = match message.credential.as_ref().map(credential) {
-        Some(Ok(None)) => {
-            unknown = Some(unknown_value(&title, "credential"));
-            None
-        }
-        Some(Err(error)) => {
-            unknown = Some(WireError::Generator {
-                connector: title.clone(),
-                error,
-            });
-            None
-        }
-        Some(Ok(known)) => known,
+    let credential = match message.credential.as_ref() {
+        Some(message) => credential(message, &title)
+            .inspect_err(|fault| unknown = Some(fault.clone()))
+            .ok(),
         None => None,
     };
     let connector = Connector {
@@ -222,14 +222,13 @@ fn address(message: &wire::Address, connector: &str) -> Result<Address, WireErro
     })
 }
 
-/// Copies, so that the message is left to wipe what it holds. `None`: of a kind that this
-/// version does not know.
-fn credential(message: &wire::Credential) -> Result<Option<Credential>, GeneratorError> {
+/// Copies, so that the message is left to wipe what it holds.
+fn credential(message: &wire::Credential, connector: &str) -> Result<Credential, WireError> {
     let secret = |text: &String| text.as_str().into();
     let Some(kind) = &message.kind else {
-        return Ok(None);
+        return Err(unknown_value(connector, "credential"));
     };
-    Ok(Some(match kind {
+    Ok(match kind {
         Kind::Basic(it) => Credential::Basic {
             username: secret(&it.username),
             password: secret(&it.password),
@@ -240,13 +239,35 @@ fn credential(message: &wire::Credential) -> Result<Option<Credential>, Generato
         Kind::IdentityToken(it) => Credential::IdentityToken {
             token: secret(&it.token),
         },
-        Kind::Generated(it) => {
-            let data = it.data.iter();
-            let data = data.map(|value| (value.key.clone(), secret(&value.value)));
-            let params = it.params.clone().into_iter().collect();
-            Credential::Generated(Arc::new(Generated::new(&it.rego, data.collect(), params)?))
+        Kind::Generated(it) => Credential::Generated(generated(it, connector)?),
+        Kind::Certificate(it) => {
+            let chain = it.chain.iter();
+            let chain = chain.map(|der| CertificateDer::from(der.clone())).collect();
+            let key = Zeroizing::new(it.key.clone());
+            let certificate = ClientCertificate::from_der(chain, key);
+            let also = it.generated.as_ref();
+            Credential::Certificate {
+                certificate: Arc::new(certificate.map_err(|fault| WireError::Certificate {
+                    connector: connector.to_owned(),
+                    fault,
+                })?),
+                generated: also.map(|it| generated(it, connector)).transpose()?,
+            }
         }
-    }))
+    })
+}
+
+fn generated(message: &wire::Generated, connector: &str) -> Result<Arc<Generated>, WireError> {
+    let data = message.data.iter();
+    let data = data.map(|it| (it.key.clone(), it.value.as_str().into()));
+    let params = message.params.clone().into_iter().collect();
+    match Generated::new(&message.rego, data.collect(), params) {
+        Ok(generated) => Ok(Arc::new(generated)),
+        Err(error) => Err(WireError::Generator {
+            connector: connector.to_owned(),
+            error,
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -291,6 +312,54 @@ mod tests {
         assert_eq!(generated.rego(), rego);
         assert_eq!(generated.params()["realm"], "blue");
         assert!(!format!("{granted:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_certificate_arrives_with_its_key_or_not_at_all() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let leaf = rcgen::CertificateParams::default().self_signed(&key);
+        let leaf = leaf.expect("a certificate").der().to_vec();
+        let sent = |chain: &[&[u8]], key: &[u8]| {
+            let certificate = wire::Certificate {
+                chain: chain.iter().map(|it| it.to_vec()).collect(),
+                key: key.to_vec(),
+                generated: None,
+            };
+            let mut message = message("");
+            message.credential = Some(wire::Credential {
+                kind: Some(Kind::Certificate(certificate)),
+            });
+            granted(&message).expect("a Connector")
+        };
+        let (arrived, fault) = sent(&[&leaf], key.serialized_der());
+        assert!(arrived.binding.usable && fault.is_none());
+        let certificate = arrived.connector.certificate().expect("a certificate");
+        assert_eq!(*certificate.chain()[0], *leaf);
+        assert_eq!(certificate.key(), key.serialized_der());
+
+        let other = rcgen::KeyPair::generate().expect("a key");
+        for (chain, key, expected) in [
+            (
+                &[&*leaf][..],
+                other.serialized_der(),
+                "tls.key) does not belong",
+            ),
+            (
+                &[&leaf[1..]],
+                key.serialized_der(),
+                "tls.crt) certificate 1 cannot",
+            ),
+            (&[], key.serialized_der(), "tls.crt) has no"),
+            (&[&leaf], b"hunter2", "tls.key) holds no private key"),
+        ] {
+            let (refused, fault) = sent(chain, key);
+            assert!(!refused.binding.usable && refused.connector.credential.is_none());
+            let fault = fault.expect("a fault").to_string();
+            assert!(
+                fault.contains("team/api") && fault.contains(expected),
+                "{fault}"
+            );
+        }
     }
 
     #[test]

@@ -47,13 +47,13 @@ impl Injector {
         {
             tracing::error!(%connector, "the credential cannot be a header; nothing is injected");
         }
-        let generated = match &connector.credential {
-            Some(Credential::Generated(generated)) => Some(Arc::clone(generated)),
-            _ => None,
-        };
+        let generated = connector
+            .credential
+            .as_ref()
+            .and_then(Credential::generated);
         Self {
             header,
-            generated,
+            generated: generated.map(Arc::clone),
             registry,
         }
     }
@@ -112,8 +112,11 @@ fn authorization(credential: &Credential) -> Option<HeaderValue> {
             Zeroizing::new(format!("Basic {}", *encoded))
         }
         Credential::Bearer { token } => Zeroizing::new(format!("Bearer {}", token.expose_secret())),
-        // The one is taken by a registry's token service alone, the other made for each request.
-        Credential::IdentityToken { .. } | Credential::Generated(_) => return None,
+        // Taken by a registry's token service alone, made for each request, shown in the
+        // TLS handshake.
+        Credential::IdentityToken { .. }
+        | Credential::Generated(_)
+        | Credential::Certificate { .. } => return None,
     };
     let mut value = HeaderValue::from_str(&text).ok()?;
     value.set_sensitive(true);

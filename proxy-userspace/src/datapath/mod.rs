@@ -437,7 +437,7 @@ fn monotonic_ns() -> Result<u64, DatapathError> {
 }
 
 /// The clock of the end of credentials.
-fn boot_ns() -> Result<u64, DatapathError> {
+pub(crate) fn boot_ns() -> Result<u64, DatapathError> {
     now_ns(ClockId::CLOCK_BOOTTIME)
 }
 

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     credential::Injector,
     state::{Address, Connector, ConnectorId, OnUntrustedCa, Scheme},
-    tls::{Roots, TlsError, UpstreamTls},
+    tls::{ConnectorTls, Roots, TlsError, UpstreamTls},
     upstream::Endpoint,
     workload::PolicyId,
 };
@@ -24,7 +24,7 @@ pub struct Policies {
 #[derive(Clone, Debug)]
 pub struct Prepared {
     connector: Arc<Connector>,
-    trust: UpstreamTls,
+    tls: ConnectorTls,
     injector: Arc<Injector>,
     usable: bool,
 }
@@ -47,7 +47,7 @@ pub struct Site {
     pub port: u16,
     /// Longest path first.
     targets: Vec<Arc<Target>>,
-    /// For requests to paths that no Connector claims: no credential.
+    /// For requests to paths that no Connector claims: no credential, no certificate.
     pub unclaimed: Endpoint,
 }
 
@@ -60,8 +60,8 @@ pub struct Target {
     path: String,
     /// Where requests go.
     pub endpoint: Endpoint,
-    /// Whom to trust on the Connector's behalf, also at other addresses than its own.
-    pub trust: UpstreamTls,
+    /// How to meet other servers than its own on the Connector's behalf.
+    elsewhere: UpstreamTls,
     /// What is added to them. Shared by all addresses of the Connector.
     pub injector: Arc<Injector>,
     /// Whether its credential may be used; otherwise its requests are refused.
@@ -97,7 +97,7 @@ impl Prepared {
     pub fn new(connector: &Arc<Connector>, roots: &Roots) -> Result<Self, TlsError> {
         Ok(Self {
             connector: Arc::clone(connector),
-            trust: UpstreamTls::new(roots, connector)?,
+            tls: ConnectorTls::new(roots, connector)?,
             injector: Arc::new(Injector::new(connector)),
             usable: true,
         })
@@ -108,7 +108,7 @@ impl Prepared {
     pub fn refused(connector: &Arc<Connector>) -> Result<Self, TlsError> {
         Ok(Self {
             connector: Arc::clone(connector),
-            trust: UpstreamTls::of_nobody()?,
+            tls: ConnectorTls::of_nobody()?,
             injector: Arc::new(Injector::new(connector)),
             usable: false,
         })
@@ -181,7 +181,7 @@ impl Target {
     fn new(prepared: &Prepared, address: &Address) -> Self {
         let Prepared {
             connector,
-            trust,
+            tls,
             injector,
             usable,
         } = prepared.clone();
@@ -190,12 +190,29 @@ impl Target {
             endpoint: Endpoint {
                 connector: Some(connector.id),
                 address: address.clone(),
-                tls: (address.scheme == Scheme::Https).then(|| trust.clone()),
+                tls: (address.scheme == Scheme::Https).then_some(tls.own),
             },
             connector,
-            trust,
+            elsewhere: tls.elsewhere,
             injector,
             usable,
+        }
+    }
+
+    /// An address to ask on the Connector's behalf. Its certificate is shown at its own
+    /// addresses only, wherever else a token service or a probe may be.
+    pub fn endpoint_at(&self, address: Address) -> Endpoint {
+        let is_own = |own: &Address| {
+            (own.scheme, &*own.host, own.port) == (address.scheme, &*address.host, address.port)
+        };
+        let tls = match &self.endpoint.tls {
+            Some(own) if self.connector.addresses().any(is_own) => own,
+            _ => &self.elsewhere,
+        };
+        Endpoint {
+            connector: Some(self.connector.id),
+            tls: (address.scheme == Scheme::Https).then(|| tls.clone()),
+            address,
         }
     }
 }
@@ -211,7 +228,8 @@ impl Site {
             port: address.port,
             unclaimed: Endpoint {
                 connector: None,
-                ..first.endpoint.clone()
+                address: address.clone(),
+                tls: (address.scheme == Scheme::Https).then(|| first.elsewhere.clone()),
             },
             targets,
         })
@@ -250,7 +268,9 @@ impl Site {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{ClientAuthorization, FailurePolicy, Protocol};
+    use crate::state::{
+        ClientAuthorization, ClientCertificate, Credential, FailurePolicy, Protocol,
+    };
 
     fn connector(id: u32, path: &str) -> Arc<Connector> {
         Arc::new(Connector {
@@ -325,6 +345,51 @@ mod tests {
                 .site(Scheme::Https, "api.example.com", 8443)
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_certificate_is_for_the_connectors_own_addresses() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let leaf = rcgen::CertificateParams::default().self_signed(&key);
+        let leaf = leaf.expect("a certificate").der().to_vec();
+        let certificate =
+            ClientCertificate::from_der(vec![leaf.into()], key.serialize_der().into());
+        let address = |scheme, host: &str, port| Address {
+            scheme,
+            host: host.into(),
+            port,
+            path: String::new(),
+        };
+        let connector = Connector {
+            credential: Some(Credential::Certificate {
+                certificate: Arc::new(certificate.expect("a certificate")),
+                generated: None,
+            }),
+            extensions: vec![address(Scheme::Https, "more.example.com", 8443)],
+            ..Connector::clone(&connector(1, "/team"))
+        };
+        let prepared = Prepared::new(&Arc::new(connector), &Roots::none()).expect("no roots");
+        let target = prepared.target();
+        let shows = |endpoint: &Endpoint| {
+            let tls = endpoint.tls.as_ref();
+            tls.is_some_and(|tls| tls.any.client_auth_cert_resolver.has_certs())
+        };
+        assert!(shows(&target.endpoint));
+        for (scheme, host, port, expected) in [
+            (Scheme::Https, "api.example.com", 443, true),
+            (Scheme::Https, "more.example.com", 8443, true),
+            (Scheme::Https, "api.example.com", 8443, false),
+            (Scheme::Https, "auth.example.com", 443, false),
+            (Scheme::Http, "api.example.com", 443, false),
+        ] {
+            let endpoint = target.endpoint_at(address(scheme, host, port));
+            assert_eq!(shows(&endpoint), expected, "{host}:{port}");
+            assert_eq!(endpoint.tls.is_some(), scheme == Scheme::Https);
+        }
+        let routes = Routes::new(&[prepared]);
+        let site = routes.site(Scheme::Https, "api.example.com", 443);
+        let site = site.expect("a site");
+        assert!(site.unclaimed.tls.is_some() && !shows(&site.unclaimed));
     }
 
     #[test]

@@ -160,9 +160,12 @@ impl Grants {
         }))
     }
 
-    pub(super) fn credentials(&self) -> impl Iterator<Item = (ConnectorId, maps::Credential)> {
-        let all = self.connectors.iter();
-        all.map(|(id, in_force)| (*id, in_force.binding.into()))
+    pub(super) fn credentials(&self) -> impl Iterator<Item = (&Connector, Binding)> {
+        self.connectors.values().map(InForce::credential)
+    }
+
+    pub(super) fn credential(&self, id: ConnectorId) -> Option<(&Connector, Binding)> {
+        self.connectors.get(&id).map(InForce::credential)
     }
 
     pub(super) fn contains(&self, id: ConnectorId) -> bool {
@@ -176,6 +179,10 @@ impl Grants {
 }
 
 impl InForce {
+    fn credential(&self) -> (&Connector, Binding) {
+        (self.prepared.connector(), self.binding)
+    }
+
     /// Refuses what a Connector would get, unless it fails open.
     fn refused(granted: &Granted) -> Option<Self> {
         if granted.connector.failure_policy == FailurePolicy::Open {
@@ -221,7 +228,7 @@ fn is_same(a: &Connector, b: &Connector) -> bool {
 }
 
 fn is_same_secret(a: Option<&Credential>, b: Option<&Credential>) -> bool {
-    use Credential::{Basic, Bearer, Generated, IdentityToken};
+    use Credential::{Basic, Bearer, Certificate, Generated, IdentityToken};
     // Both come from the controller, so the time that this takes tells nobody anything.
     let same = |a: &SecretString, b: &SecretString| a.expose_secret() == b.expose_secret();
     match (a, b) {
@@ -238,6 +245,16 @@ fn is_same_secret(a: Option<&Credential>, b: Option<&Credential>) -> bool {
             same(token, other)
         }
         (Some(Generated(one)), Some(Generated(other))) => one == other,
+        (
+            Some(Certificate {
+                certificate,
+                generated,
+            }),
+            Some(Certificate {
+                certificate: other,
+                generated: also,
+            }),
+        ) => certificate == other && generated == also,
         _ => false,
     }
 }

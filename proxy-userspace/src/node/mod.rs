@@ -6,6 +6,7 @@
 mod api_server;
 mod destinations;
 mod enrolled;
+mod expiry;
 mod grants;
 mod hand_over;
 mod names;
@@ -39,6 +40,7 @@ use crate::{
 };
 use destinations::Entries;
 use enrolled::Enrolled;
+use expiry::Terms;
 use grants::Grants;
 use names::Names;
 use shortage::Shortage;
@@ -80,6 +82,7 @@ pub struct Node {
     /// Makes sockets in the namespaces of workloads; started for the first one.
     sockets: Option<Sockets>,
     grants: Grants,
+    terms: Terms,
     /// Counts the changes of `grants`.
     version: u64,
     /// The version whose names are being resolved.
@@ -148,6 +151,7 @@ impl Node {
             proxy,
             sockets: None,
             grants: Grants::default(),
+            terms: Terms::default(),
             version: 0,
             resolving: 0,
             shortage: Shortage::default(),
@@ -320,6 +324,7 @@ impl Node {
         tokio::select! {
             _ = self.heartbeat.tick() => {
                 self.watch_claims()?;
+                self.update_terms()?;
                 self.datapath.heartbeat()?;
             }
             _ = self.claims.tick() => self.watch_claims()?,
@@ -379,22 +384,6 @@ impl Node {
             None => self.sockets.insert(Sockets::start()?).clone(),
         };
         Ok(Egress::of(netns, sockets))
-    }
-
-    fn update_credentials(&mut self) -> Result<(), NodeError> {
-        let mut without_place = BTreeSet::new();
-        for (id, credential) in self.grants.credentials() {
-            match self.datapath.set_credential(id.0, credential) {
-                Ok(()) => {}
-                Err(DatapathError::Full { .. }) => {
-                    without_place.insert(id);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.shortage
-            .of_credentials(without_place, self.grants.connectors());
-        Ok(())
     }
 
     fn update_destinations(&mut self) -> Result<(), NodeError> {

@@ -3,6 +3,7 @@
 //! authorize → access rules → hygiene → inject → upstream → response
 
 mod generated;
+mod refusals;
 mod scrub;
 mod stop;
 mod switch;
@@ -10,7 +11,10 @@ mod verdict;
 
 pub use switch::Tunnel;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use http::{
@@ -24,6 +28,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::{sync::Notify, time::timeout};
 
+use refusals::{not_granted, rejected, untimely, unusable};
 use stop::Stop;
 use switch::Wish;
 use verdict::Verdict;
@@ -38,7 +43,6 @@ use crate::{
     limits,
     proxy::Worker,
     state::{ClientAuthorization, Scheme},
-    telemetry::Counters,
     upstream::{self, Body, Endpoint, HttpVersion, UpstreamError},
     workload::Enrolment,
 };
@@ -214,6 +218,9 @@ async fn forward(
     if !target.usable {
         return Err(unusable(target).into());
     }
+    if let Some(refusal) = untimely(target, SystemTime::now()) {
+        return Err(refusal.into());
+    }
     if let Some(answer) = placeholder_token(caller, target, &head).await {
         return Ok((answer, Verdict::Answered));
     }
@@ -366,18 +373,7 @@ fn finish(
         let upgrade = HeaderValue::from_static("upgrade");
         response.headers_mut().insert(CONNECTION, upgrade);
     }
-    for injected in injected {
-        let echoes = scrub::scrub(response.headers_mut(), injected);
-        if !echoes.is_empty() {
-            Counters::add(&caller.worker.proxy.counters.scrubbed, echoes.len() as u64);
-            tracing::warn!(
-                workload = caller.workload.name,
-                host = caller.site.host,
-                ?echoes,
-                "the upstream sent the injected credential back; removed these fields of its answer"
-            );
-        }
-    }
+    let mut response = scrub::scrub(caller, injected, response);
     if response.status() != StatusCode::UNAUTHORIZED {
         response.headers_mut().remove(WWW_AUTHENTICATE);
     }
@@ -460,37 +456,4 @@ fn absolute(site: &Site, uri: &Uri) -> Result<Uri, Refusal> {
             format!("the request target cannot be forwarded: {error}"),
         )
     })
-}
-
-fn not_granted(caller: &Caller) -> Refusal {
-    Refusal::new(
-        StatusCode::FORBIDDEN,
-        format!(
-            "{} is not granted a Connector for {} any more; connect again to reach it without \
-             one",
-            caller.workload.name, caller.site.host
-        ),
-    )
-}
-
-fn unusable(target: &Target) -> Refusal {
-    Refusal::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        format!(
-            "the credential of connector {} cannot be used now; its status says why",
-            target.connector
-        ),
-    )
-}
-
-fn rejected(target: &Target) -> Refusal {
-    Refusal::new(
-        StatusCode::BAD_GATEWAY,
-        format!(
-            "{} does not accept the credential of connector {}; whoever owns the Connector has \
-             to update its Secret",
-            target.endpoint.address.authority(),
-            target.connector
-        ),
-    )
 }

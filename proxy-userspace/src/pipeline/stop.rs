@@ -11,6 +11,7 @@ use crate::{
     credential::oci::{OciError, answer},
     gate::{Refusal, Target},
     state::Protocol,
+    telemetry::Counters,
     upstream::{self, Body, HttpVersion, UpstreamError},
 };
 
@@ -28,6 +29,9 @@ impl Stop {
             Self::Upstream(error) => Some(error.kind),
             _ => None,
         };
+        if kind == Some(upstream::ErrorKind::Stalled) {
+            Counters::add(&caller.worker.proxy.counters.stalled, 1);
+        }
         let mut response = self.answer(caller, target);
         match kind {
             Some(upstream::ErrorKind::Busy) => {
@@ -35,9 +39,11 @@ impl Stop {
                 response.headers_mut().insert(RETRY_AFTER, soon);
             }
             // The rest of its body is on its way, or never comes.
-            Some(upstream::ErrorKind::ClientBroken | upstream::ErrorKind::ClientSilent)
-                if caller.version == HttpVersion::Http1 =>
-            {
+            Some(
+                upstream::ErrorKind::ClientBroken
+                | upstream::ErrorKind::ClientSilent
+                | upstream::ErrorKind::Stalled,
+            ) if caller.version == HttpVersion::Http1 => {
                 close_after(&mut response);
             }
             _ => {}
@@ -54,7 +60,9 @@ impl Stop {
             Self::Refusal(refusal) => (refusal.status, refusal.reason),
             Self::Upstream(error) => {
                 let status = match error.kind {
-                    upstream::ErrorKind::Silent => StatusCode::GATEWAY_TIMEOUT,
+                    upstream::ErrorKind::Silent | upstream::ErrorKind::Stalled => {
+                        StatusCode::GATEWAY_TIMEOUT
+                    }
                     upstream::ErrorKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
                     upstream::ErrorKind::ClientBroken => StatusCode::BAD_REQUEST,
                     upstream::ErrorKind::ClientSilent => StatusCode::REQUEST_TIMEOUT,

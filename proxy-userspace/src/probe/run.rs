@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::LOCATION;
 use http::{Method, StatusCode};
@@ -13,7 +13,7 @@ use http::{Method, StatusCode};
 use super::plan::{self, Plan, PlannedProbe};
 use super::{ProbeRequest, ProbeResponse, Report};
 use crate::state::{Connector, Loaded, Origin, Protocol};
-use connectors::condition::{Condition, ConditionType, ready, reason};
+use connectors::condition::{self, Condition, ConditionType, ready, reason};
 
 /// Connectors that are checked at the same time.
 pub const PROBES_AT_ONCE: usize = 16;
@@ -89,8 +89,9 @@ where
         let message = "not checked, because the upstream does not answer".to_owned();
         Condition::unknown(ConditionType::AuthReady, reason::CONNECTION_FAILED, message)
     };
+    let untimely = condition::untimely(connector, SystemTime::now());
     let mut conditions = vec![
-        Condition::holds(ConditionType::SecretReady, secret),
+        untimely.unwrap_or_else(|| Condition::holds(ConditionType::SecretReady, secret)),
         liveness,
         auth,
     ];

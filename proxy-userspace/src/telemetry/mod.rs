@@ -34,6 +34,8 @@ pub struct Counters {
     pub answered: AtomicU64,
     /// Requests refused.
     pub refused: AtomicU64,
+    /// Of these: the upstream stopped taking their body.
+    pub stalled: AtomicU64,
     /// Fields of answers that were removed because they held an injected credential.
     pub scrubbed: AtomicU64,
 }
@@ -61,7 +63,7 @@ impl fmt::Display for Counters {
             f,
             "connections: accepted={} intercepted={} spliced={} spliced_bytes={} untrusting={} \
              unknown={}; \
-             requests: injected={} plain={} answered={} refused={} scrubbed={}",
+             requests: injected={} plain={} answered={} refused={} stalled={} scrubbed={}",
             Self::read(&self.accepted),
             Self::read(&self.intercepted),
             Self::read(&self.spliced),
@@ -72,6 +74,7 @@ impl fmt::Display for Counters {
             Self::read(&self.plain),
             Self::read(&self.answered),
             Self::read(&self.refused),
+            Self::read(&self.stalled),
             Self::read(&self.scrubbed),
         )
     }

@@ -1,5 +1,7 @@
 use time::OffsetDateTime;
 
+use crate::state::CertificateFault;
+
 /// Why certificates cannot be made or trust not be established.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -42,5 +44,13 @@ pub enum TlsError {
         connector: String,
         /// Why.
         source: rustls::Error,
+    },
+    /// A Connector's own certificate cannot be used.
+    #[error("the client certificate of connector {connector} cannot be used: {key} {fault}", key = fault.key())]
+    ClientCertificate {
+        /// Namespace and name.
+        connector: String,
+        /// Why.
+        fault: CertificateFault,
     },
 }

@@ -14,7 +14,7 @@ mod untrusting;
 pub use acceptor::{Interceptor, is_distrust};
 pub use authority::{Authority, AuthorityKey};
 pub use error::TlsError;
-pub use trust::{Roots, UpstreamTls};
+pub use trust::{ConnectorTls, Roots, UpstreamTls};
 pub use untrusting::{Refused, Sign, Untrusting};
 
 /// ALPN name of HTTP/2 (RFC 9113, section 3.2).

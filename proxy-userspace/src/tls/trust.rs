@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs::default_provider};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs::default_provider,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
 
 use super::{H2, HTTP1, TlsError};
 use crate::state::Connector;
@@ -33,7 +37,7 @@ impl Roots {
     }
 }
 
-/// Client configurations for one Connector's upstream; they share their session cache.
+/// Client configurations for an upstream; they share their session cache.
 #[derive(Clone, Debug)]
 pub struct UpstreamTls {
     /// Offers HTTP/2 and HTTP/1.1.
@@ -44,7 +48,17 @@ pub struct UpstreamTls {
     pub http1: Arc<ClientConfig>,
 }
 
-impl UpstreamTls {
+/// How Postern meets servers on behalf of one Connector.
+#[derive(Clone, Debug)]
+pub struct ConnectorTls {
+    /// At the Connector's own addresses: with its certificate, if it has one.
+    pub own: UpstreamTls,
+    /// At all others: the same trust, and never a certificate. Sessions of the one are not
+    /// resumed by the other, so nobody is known by a certificate that was not shown.
+    pub elsewhere: UpstreamTls,
+}
+
+impl ConnectorTls {
     /// Trusts the system's authorities and the Connector's own.
     pub fn new(roots: &Roots, connector: &Connector) -> Result<Self, TlsError> {
         let mut store = RootCertStore::clone(&roots.0);
@@ -56,19 +70,46 @@ impl UpstreamTls {
                     source,
                 })?;
         }
-        Self::with(store)
+        let store = Arc::new(store);
+        let elsewhere = UpstreamTls::new(Arc::clone(&store), None)?;
+        let own = match connector.certificate() {
+            None => elsewhere.clone(),
+            Some(certificate) => {
+                let shown =
+                    certificate
+                        .certified()
+                        .map_err(|fault| TlsError::ClientCertificate {
+                            connector: connector.to_string(),
+                            fault,
+                        })?;
+                UpstreamTls::new(store, Some(shown))?
+            }
+        };
+        Ok(Self { own, elsewhere })
     }
 
     /// Trusts nobody, so that no connection comes about.
     pub fn of_nobody() -> Result<Self, TlsError> {
-        Self::with(RootCertStore::empty())
+        let nobody = UpstreamTls::new(RootCertStore::empty().into(), None)?;
+        Ok(Self {
+            own: nobody.clone(),
+            elsewhere: nobody,
+        })
     }
+}
 
-    fn with(store: RootCertStore) -> Result<Self, TlsError> {
+impl UpstreamTls {
+    /// Trusts `roots`, and shows a certificate to whoever asks for one.
+    fn new(roots: Arc<RootCertStore>, shown: Option<CertifiedKey>) -> Result<Self, TlsError> {
         let config = ClientConfig::builder_with_provider(default_provider().into())
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(store)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let config = match shown {
+            None => config.with_no_client_auth(),
+            Some(shown) => {
+                config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)))
+            }
+        };
         let offering = |protocols: &[&[u8]]| {
             let mut config = config.clone();
             config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();

@@ -101,6 +101,10 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     bytes: AtomicU64,
+    /// How often the upstream's side asked for more.
+    asked: AtomicU64,
+    /// It asked, and the client has not sent it yet.
+    awaits_client: AtomicBool,
     done: AtomicBool,
     fault: OnceLock<Fault>,
 }
@@ -117,6 +121,13 @@ pub(super) enum Fault {
 impl Progress {
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How often more of the body was asked for, if the next of it is there to be taken; `None`
+    /// while that is the client's to send, and after the end.
+    pub(super) fn untaken(&self) -> Option<u64> {
+        let is_there = !self.is_done() && !self.awaits_client.load(Ordering::Relaxed);
+        is_there.then(|| self.asked.load(Ordering::Relaxed))
     }
 
     /// Whether the upstream took the body to its end.
@@ -159,7 +170,12 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let frame = Pin::new(&mut self.inner).poll_frame(context);
+        self.progress.asked.fetch_add(1, Ordering::Relaxed);
+        self.progress
+            .awaits_client
+            .store(frame.is_pending(), Ordering::Relaxed);
+        let frame = ready!(frame);
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {

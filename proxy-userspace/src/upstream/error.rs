@@ -6,7 +6,8 @@ use super::{Endpoint, ResolveError, body::Fault};
 use crate::special::Special;
 
 /// Why an upstream could not be used. Nothing of a request, and no credential, was sent
-/// unless the kind is [`Kind::Http`], [`Kind::Silent`] or one of the client's.
+/// unless the kind is [`Kind::Http`], [`Kind::Silent`], [`Kind::Stalled`] or one of the
+/// client's.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct UpstreamError {
@@ -28,6 +29,8 @@ pub enum Kind {
     Http,
     /// No answer in time.
     Silent,
+    /// It stopped taking the request's body.
+    Stalled,
     /// Too many requests to it at a time.
     Busy,
     /// The client broke its own request off.
@@ -109,7 +112,10 @@ impl UpstreamError {
                     certificate(error)
                 )
             }
-            Some(error) => format!("no TLS connection to {name}: {error}"),
+            Some(error) => {
+                let hint = certificate_hint(endpoint, &error.to_string());
+                format!("no TLS connection to {name}: {error}{hint}")
+            }
             None => format!("no TLS connection to {name}: {source}"),
         };
         Self {
@@ -140,12 +146,13 @@ impl UpstreamError {
 
     pub(super) fn http(endpoint: &Endpoint, source: &hyper::Error) -> Self {
         let cause = source.source().map(|cause| format!(": {cause}"));
+        let cause = cause.unwrap_or_default();
+        let hint = certificate_hint(endpoint, &cause);
         Self {
             kind: Kind::Http,
             message: format!(
-                "the exchange with {} failed: {source}{}",
+                "the exchange with {} failed: {source}{cause}{hint}",
                 endpoint.address.authority(),
-                cause.unwrap_or_default()
             ),
         }
     }
@@ -178,6 +185,17 @@ impl UpstreamError {
         }
     }
 
+    pub(super) fn stalled(endpoint: &Endpoint, waited: Duration) -> Self {
+        Self {
+            kind: Kind::Stalled,
+            message: format!(
+                "{} took nothing more of the request's body for {} s",
+                endpoint.address.authority(),
+                waited.as_secs()
+            ),
+        }
+    }
+
     pub(super) fn silent(endpoint: &Endpoint, waited: Duration) -> Self {
         Self {
             kind: Kind::Silent,
@@ -195,6 +213,37 @@ fn policy_hint(from_workload: bool) -> &'static str {
     if from_workload {
         "; it was dialled from the workload's network, so check the NetworkPolicies that apply \
          to it"
+    } else {
+        ""
+    }
+}
+
+/// What an upstream's alert (RFC 8446, section 6.2) says about the certificate that it was shown,
+/// or was not. In TLS 1.3 alerts come after the handshake, and through HTTP/2 no more of them
+/// than their text.
+fn certificate_hint(endpoint: &Endpoint, error: &str) -> &'static str {
+    let Some((_, alert)) = error.split_once("received fatal alert: ") else {
+        return "";
+    };
+    let tls = endpoint.tls.as_ref();
+    let has_certificate = tls.is_some_and(|it| it.any.client_auth_cert_resolver.has_certs());
+    let is = |names: &[&str]| names.iter().any(|name| alert.starts_with(name));
+    if is(&["CertificateRequired"]) && !has_certificate {
+        "; it wants a client certificate: the Connector has none"
+    } else if has_certificate
+        && is(&[
+            "AccessDenied",
+            "BadCertificate",
+            "CertificateExpired",
+            "CertificateRequired",
+            "CertificateRevoked",
+            "CertificateUnknown",
+            "DecryptError",
+            "UnknownCA",
+            "UnsupportedCertificate",
+        ])
+    {
+        "; it does not accept the Connector's client certificate"
     } else {
         ""
     }

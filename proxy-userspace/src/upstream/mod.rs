@@ -27,7 +27,7 @@ use http::{
     request::Parts,
 };
 use http_body::Body as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     limits::Tuning,
@@ -178,7 +178,7 @@ impl Upstream {
         endpoint: &Endpoint,
         mut request: Request<RequestBody>,
         progress: Arc<Progress>,
-        patience: Duration,
+        patience: Patience,
     ) -> Result<Response<Body>, UpstreamError> {
         let key = PoolKey::new(egress, endpoint, HttpVersion::Http1);
         let place = self.lanes.enter(&key, endpoint).await?;
@@ -197,7 +197,10 @@ impl Upstream {
             };
             let spare = was_kept.then(|| repeatable(&request)).flatten();
             let sent = connection.sender.try_send_request(request);
-            let mut failed = match head(endpoint, sent, &progress, patience).await? {
+            let answer = head(endpoint, sent, &progress, patience).await;
+            // It may be stuck within a body, and would be so for ever.
+            let answer = answer.inspect_err(|_| connection.abort())?;
+            let mut failed = match answer {
                 Ok(mut response) => {
                     if !progress.is_done() {
                         response.extensions_mut().insert(RequestUnread);
@@ -227,7 +230,7 @@ impl Upstream {
         endpoint: &Endpoint,
         mut request: Request<RequestBody>,
         progress: &Progress,
-        patience: Duration,
+        patience: Patience,
     ) -> Result<Response<Body>, UpstreamError> {
         let key = PoolKey::new(egress, endpoint, HttpVersion::Http2);
         loop {
@@ -271,16 +274,19 @@ impl Upstream {
         }
     }
 
-    /// How long an upstream may take to answer.
-    fn patience(&self, request: &Request<Body>) -> Duration {
+    fn patience(&self, request: &Request<Body>) -> Patience {
         let commits = matches!(
             *request.method(),
             Method::PUT | Method::POST | Method::PATCH
         );
-        if commits && !request.body().is_end_stream() || *request.method() == Method::PUT {
-            self.tuning.first_byte_upload
-        } else {
-            self.tuning.first_byte
+        let uploads = commits && !request.body().is_end_stream();
+        Patience {
+            answer: if uploads || *request.method() == Method::PUT {
+                self.tuning.first_byte_upload
+            } else {
+                self.tuning.first_byte
+            },
+            body: self.tuning.between_frames(request.headers()),
         }
     }
 
@@ -331,24 +337,41 @@ fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     })
 }
 
+/// How long an upstream may do nothing.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Not answer, from the last byte of the body that it took.
+    answer: Duration,
+    /// Take nothing of a body that is there; at most twice that.
+    body: Duration,
+}
+
 /// Waits for an answer's head. The time-out counts from the last sign of progress of the
 /// request's body, so a slow upload is not taken for a silent upstream.
 async fn head<T>(
     endpoint: &Endpoint,
     answer: impl Future<Output = T>,
     progress: &Progress,
-    patience: Duration,
+    patience: Patience,
 ) -> Result<T, UpstreamError> {
     let mut answer = std::pin::pin!(answer);
-    let mut seen = progress.bytes();
+    let (mut taken, mut untaken) = (progress.bytes(), progress.untaken());
+    let mut since = Instant::now();
     loop {
-        if let Ok(done) = timeout(patience, &mut answer).await {
+        if let Ok(done) = timeout(patience.answer.min(patience.body), &mut answer).await {
             return Ok(done);
         }
         let now = progress.bytes();
-        if now == seen {
-            return Err(UpstreamError::silent(endpoint, patience));
+        if now != taken {
+            since = Instant::now();
+        } else if since.elapsed() >= patience.answer {
+            return Err(UpstreamError::silent(endpoint, patience.answer));
+        } else if untaken.is_some()
+            && untaken == progress.untaken()
+            && since.elapsed() >= patience.body
+        {
+            return Err(UpstreamError::stalled(endpoint, patience.body));
         }
-        seen = now;
+        (taken, untaken) = (now, progress.untaken());
     }
 }

@@ -61,6 +61,11 @@ impl Http1 {
             abort,
         }
     }
+
+    /// Ends it, whatever it is at.
+    pub(super) fn abort(&self) {
+        self.abort.abort();
+    }
 }
 
 /// What connections must have in common to be exchangeable.
@@ -341,7 +346,7 @@ impl GiveBack {
         // is of no more use, and that hyper would keep writing to for as long as the
         // upstream reads nothing.
         if !self.request.is_done() {
-            self.connection.abort.abort();
+            self.connection.abort();
             return;
         }
         if self.connection.sender.is_closed() {

@@ -24,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     frames::{CANCEL, Client, DATA, END_STREAM, GOAWAY, HEADERS, PROTOCOL_ERROR, RST_STREAM, get},
-    rig::{Rig, soon},
+    rig::{Rig, TOKEN, soon},
 };
 
 type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
@@ -71,7 +71,7 @@ async fn serve(stream: TcpStream, whole: Arc<AtomicUsize>, death: Arc<Notify>) {
         .await;
 }
 
-/// `/endless` never ends, `/dies` breaks its answer off, `/trailers` sends back what it got; all others say "ok".
+/// `/stuck` reads nothing, `/endless` never ends, `/dies` breaks its answer off, `/trailers` sends back what it got; all others say "ok".
 async fn answer(request: Request<Incoming>, whole: &AtomicUsize, death: Arc<Notify>) -> Answer {
     let path = request.uri().path().to_owned();
     if path == "/dies" {
@@ -83,6 +83,11 @@ async fn answer(request: Request<Incoming>, whole: &AtomicUsize, death: Arc<Noti
             let _ = sender.send(Err(std::io::ErrorKind::Other.into())).await;
         });
         return Response::new(StreamBody::new(ReceiverStream::new(frames)).boxed_unsync());
+    }
+    if path == "/stuck" {
+        // Holds the body, and takes nothing of it.
+        let _request = request;
+        return std::future::pending().await;
     }
     if path == "/endless" {
         let (sender, frames) = mpsc::channel(2);
@@ -330,7 +335,7 @@ async fn a_stream_that_the_client_cancels_ends_at_the_upstream() {
 }
 
 #[tokio::test]
-async fn trailers_go_both_ways() {
+async fn trailers_go_both_ways_but_for_the_credential() {
     let server = Server::start().await;
     let rig = Rig::new(server.address);
     let address = rig.listen(postern::upstream::HttpVersion::Http2).await;
@@ -342,9 +347,11 @@ async fn trailers_go_both_ways() {
     tokio::spawn(connection);
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", HeaderValue::from_static("1"));
+    let mut with_echo = trailers.clone();
+    with_echo.insert("x-echo", HeaderValue::from_static(TOKEN));
     let frames = [
         Ok::<_, Infallible>(BodyFrame::data(Bytes::from("hello"))),
-        Ok(BodyFrame::trailers(trailers.clone())),
+        Ok(BodyFrame::trailers(with_echo)),
     ];
     let request = Request::post(format!("http://{}/trailers", rig.host()))
         .header("te", "trailers")
@@ -354,4 +361,39 @@ async fn trailers_go_both_ways() {
     let body = answer.into_body().collect().await.expect("a body");
     assert_eq!(body.trailers(), Some(&trailers));
     assert_eq!(body.to_bytes(), "hello");
+    assert_eq!(Counters::read(&rig.counters().scrubbed), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_that_takes_no_more_of_an_upload_is_given_up() {
+    let server = Server::start().await;
+    let tuning = Tuning {
+        idle_body: Duration::from_millis(300),
+        ..Tuning::default()
+    };
+    let rig = Rig::tuned(server.address, tuning);
+    let address = rig.listen(postern::upstream::HttpVersion::Http2).await;
+    let stream = TcpStream::connect(address).await.expect("a connection");
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("a handshake");
+    tokio::spawn(connection);
+    // More than all windows on the way.
+    let body = Full::new(Bytes::from(vec![0; 16 << 20]));
+    let request = |path: &str| Request::post(format!("http://{}{path}", rig.host()));
+    let stuck = request("/stuck").body(body.clone()).expect("a request");
+    let answer = soon(sender.send_request(stuck)).await.expect("an answer");
+    assert_eq!(answer.status(), 504);
+    let text = soon(answer.into_body().collect()).await.expect("a body");
+    let text = String::from_utf8(text.to_bytes().to_vec()).expect("text");
+    assert!(
+        text.contains("took nothing more of the request's body"),
+        "{text}"
+    );
+    assert_eq!(Counters::read(&rig.counters().stalled), 1);
+    // The client's connection lives, and its next upload has nothing to wait for.
+    let next = request("/").body(body).expect("a request");
+    let answer = soon(sender.send_request(next)).await.expect("an answer");
+    assert_eq!(answer.status(), 200);
 }

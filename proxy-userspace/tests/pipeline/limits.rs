@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use postern::limits::Tuning;
-use tokio::io::AsyncWriteExt;
+use postern::{limits::Tuning, telemetry::Counters};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::rig::{Rig, Upstream, soon};
 
@@ -34,6 +34,49 @@ async fn a_client_that_stops_sending_is_told_and_its_upload_ends() {
     assert_eq!(server.rest().await, "");
     let answer = client.rest().await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_takes_no_more_of_an_upload_is_given_up() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::tuned(
+        upstream.address,
+        Tuning {
+            idle_body: SHORT,
+            ..Tuning::default()
+        },
+    );
+    let mut client = rig.http1().await;
+    let more_than_all_buffers = 1 << 30;
+    client
+        .send(&request(
+            &rig,
+            &format!("Content-Length: {more_than_all_buffers}\r\n\r\n"),
+        ))
+        .await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    let (mut reads, mut writes) = client.0.split();
+    let upload = async {
+        let chunk = vec![b'x'; 1 << 16];
+        // Ends with the connection.
+        while writes.write_all(&chunk).await.is_ok() {}
+    };
+    let answer = async {
+        let mut answer = Vec::new();
+        // A reset is an end as well.
+        let _ = reads.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let ((), answer) = soon(async { tokio::join!(upload, answer) }).await;
+    assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+    assert!(
+        answer.contains("took nothing more of the request's body"),
+        "{answer}"
+    );
+    assert_eq!(Counters::read(&rig.counters().stalled), 1);
+    // Its connection ends, although there was more to be written.
+    server.rest().await;
 }
 
 #[tokio::test]

@@ -316,6 +316,31 @@ async fn a_credential_that_comes_back_is_taken_out() {
 }
 
 #[tokio::test]
+async fn a_credential_that_comes_back_in_a_trailer_is_taken_out() {
+    let mut upstream = Upstream::start().await;
+    let rig = Rig::new(upstream.address);
+    let mut client = rig.http1().await;
+    client
+        .send(&format!(
+            "GET / HTTP/1.1\r\nHost: {}\r\nTE: trailers\r\n\r\n",
+            rig.host()
+        ))
+        .await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server
+        .send(&format!(
+            "HTTP/1.1 200 OK\r\nTrailer: X-Echo, X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n\
+             4\r\nbody\r\n0\r\nX-Echo: {TOKEN}\r\nX-Sum: 1\r\n\r\n"
+        ))
+        .await;
+    client.head().await;
+    let body = client.until("\r\n\r\n").await.to_ascii_lowercase();
+    assert_eq!(body, "4\r\nbody\r\n0\r\nx-sum: 1\r\n\r\n");
+    assert_eq!(Counters::read(&rig.counters().scrubbed), 1);
+}
+
+#[tokio::test]
 async fn a_body_that_breaks_off_ends_at_the_upstream_as_well() {
     let mut upstream = Upstream::start().await;
     let rig = Rig::new(upstream.address);

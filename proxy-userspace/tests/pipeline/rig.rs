@@ -48,6 +48,7 @@ pub(crate) struct Rig {
     pub(crate) worker: Arc<Worker>,
     pub(crate) workload: Arc<Enrolment>,
     upstream: SocketAddr,
+    scheme: Scheme,
 }
 
 impl Rig {
@@ -56,28 +57,13 @@ impl Rig {
     }
 
     pub(crate) fn tuned(upstream: SocketAddr, tuning: Tuning) -> Self {
-        let connector = Arc::new(Connector {
-            id: ConnectorId(1),
-            namespace: "default".into(),
-            name: "api".into(),
-            class: "generic-bearer".into(),
-            address: Address {
-                scheme: Scheme::Http,
-                host: upstream.ip().to_string(),
-                port: upstream.port(),
-                path: String::new(),
-            },
-            extensions: Vec::new(),
-            protocol: Protocol::Http,
-            credential: Some(Credential::Bearer {
-                token: TOKEN.into(),
-            }),
-            client_authorization: ClientAuthorization::Replace,
-            failure_policy: FailurePolicy::Closed,
-            on_untrusted_ca: OnUntrustedCa::Fail,
-            extra_roots: Arc::default(),
-        });
-        let prepared = Prepared::new(&connector, &Roots::none()).expect("no roots to refuse");
+        Self::of(connector(upstream), upstream, tuning)
+    }
+
+    /// In front of the upstream of this Connector.
+    pub(crate) fn of(connector: Connector, upstream: SocketAddr, tuning: Tuning) -> Self {
+        let scheme = connector.address.scheme;
+        let prepared = prepared(connector);
         let proxy = Proxy {
             policies: ArcSwap::from_pointee(Policies::new([(POLICY, vec![prepared])])),
             interceptor: Interceptor::new().expect("a key"),
@@ -91,6 +77,7 @@ impl Rig {
             policy: POLICY,
         };
         Self {
+            scheme,
             worker: Worker::new(Arc::new(proxy)),
             workload: Arc::new(Enrolment::new(workload, Egress::own())),
             upstream,
@@ -106,6 +93,14 @@ impl Rig {
         &self.worker.proxy.counters
     }
 
+    /// Puts another Connector in the place of the only one, as a node does.
+    pub(crate) fn replace(&self, connector: Connector) {
+        let id = connector.id;
+        let policies = Policies::new([(POLICY, vec![prepared(connector)])]);
+        self.worker.proxy.policies.store(Arc::new(policies));
+        self.worker.upstream.forget_connectors(&[id].into());
+    }
+
     /// Serves connections as if they had been redirected.
     pub(crate) async fn listen(&self, version: HttpVersion) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
@@ -115,7 +110,7 @@ impl Rig {
         let routes = policies.routes(POLICY).expect("a policy");
         let ip = self.upstream.ip().to_string();
         let site = routes
-            .site(Scheme::Http, &ip, self.upstream.port())
+            .site(self.scheme, &ip, self.upstream.port())
             .expect("a site");
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -145,6 +140,35 @@ impl Rig {
         client.send(&request.replace("HOST", &self.host())).await;
         client.rest().await
     }
+}
+
+/// A Connector with a token to a server without TLS.
+pub(crate) fn connector(upstream: SocketAddr) -> Connector {
+    Connector {
+        id: ConnectorId(1),
+        namespace: "default".into(),
+        name: "api".into(),
+        class: "generic-bearer".into(),
+        address: Address {
+            scheme: Scheme::Http,
+            host: upstream.ip().to_string(),
+            port: upstream.port(),
+            path: String::new(),
+        },
+        extensions: Vec::new(),
+        protocol: Protocol::Http,
+        credential: Some(Credential::Bearer {
+            token: TOKEN.into(),
+        }),
+        client_authorization: ClientAuthorization::Replace,
+        failure_policy: FailurePolicy::Closed,
+        on_untrusted_ca: OnUntrustedCa::Fail,
+        extra_roots: Arc::default(),
+    }
+}
+
+fn prepared(connector: Connector) -> Prepared {
+    Prepared::new(&Arc::new(connector), &Roots::none()).expect("no roots to refuse")
 }
 
 /// One end of a connection, in bytes.

@@ -322,8 +322,11 @@ impl State {
         }
     }
 
-    /// Tidies up, and asks all reviews again: authorisation may depend on more than roles.
-    pub(super) fn refresh(&mut self, nodes: &Nodes) {
+    /// Tidies up, looks at certificates once more, which expire by themselves, and asks all
+    /// reviews again: authorisation may depend on more than roles.
+    pub(super) fn refresh(&mut self, nodes: &Nodes, now: &str) {
+        let effects = self.model.look_at_clock(now);
+        self.follow(effects);
         self.model.drop_unused_reviews();
         self.ask_again(&Scope::Cluster);
         if self.withheld.is_some() {

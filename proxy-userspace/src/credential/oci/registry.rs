@@ -143,7 +143,7 @@ impl RegistryAuth {
     }
 
     async fn prove(&self, fetch: &impl Fetch) -> Result<(), Cause> {
-        let (registry, credential) = (&self.connector.address, self.connector.credential.as_ref());
+        let (registry, credential) = (&self.connector.address, self.credential());
         let anonymous = demand::ping(fetch, registry, None).await?;
         if anonymous.status() == StatusCode::NOT_FOUND {
             return Err(Cause::Unexpected {
@@ -196,6 +196,13 @@ impl RegistryAuth {
         }
     }
 
+    /// What requests can carry. A certificate is shown before anything is asked for, so for a
+    /// registry that has seen one the rest is anonymous.
+    pub(super) fn credential(&self) -> Option<&Credential> {
+        let credential = self.connector.credential.as_ref();
+        credential.filter(|it| it.certificate().is_none())
+    }
+
     async fn demand(&self, fetch: &impl Fetch) -> Result<Arc<Learned>, Cause> {
         let obtain = async {
             let demand = Demand::ping(fetch, &self.connector.address).await?;
@@ -213,7 +220,7 @@ impl RegistryAuth {
         attempt: &mut Attempt,
     ) -> Result<Option<HeaderValue>, Cause> {
         let learned = self.demand(fetch).await?;
-        let credential = self.connector.credential.as_ref();
+        let credential = self.credential();
         match &learned.demand {
             Demand::Token { realm, service } if needs_exchange(credential) => {
                 let (realm, service) = (realm.clone(), service.clone());
@@ -248,7 +255,7 @@ impl RegistryAuth {
         loop {
             let scopes = attempt.scopes();
             let flight = self.tokens.flight(Key::new(realm, service, &scopes));
-            let credential = self.connector.credential.as_ref();
+            let credential = self.credential();
             let request = TokenRequest {
                 realm,
                 service,
@@ -312,7 +319,12 @@ fn itself(credential: Option<&Credential>) -> Result<Option<HeaderValue>, Cause>
         }
         Some(Credential::Bearer { token }) => token::bearer(token).map(Some),
         // Classes of this protocol have no generators.
-        Some(Credential::IdentityToken { .. } | Credential::Generated(_)) | None => Ok(None),
+        Some(
+            Credential::IdentityToken { .. }
+            | Credential::Generated(_)
+            | Credential::Certificate { .. },
+        )
+        | None => Ok(None),
     }
 }
 

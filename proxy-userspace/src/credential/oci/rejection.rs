@@ -100,7 +100,7 @@ impl RegistryAuth {
         match used {
             _ if status != StatusCode::UNAUTHORIZED => Cause::Denied { by, status },
             Used::Credential(_) => Cause::CredentialRejected { by, status },
-            _ if self.connector.credential.is_none() => Cause::CredentialMissing { by, status },
+            _ if self.credential().is_none() => Cause::CredentialMissing { by, status },
             _ => Cause::Denied { by, status },
         }
     }

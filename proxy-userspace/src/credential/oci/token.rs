@@ -88,7 +88,10 @@ impl TokenRequest<'_> {
             {
                 Some((REFRESH_TOKEN_USER, password))
             }
-            Credential::Basic { .. } | Credential::Bearer { .. } | Credential::Generated(_) => None,
+            Credential::Basic { .. }
+            | Credential::Bearer { .. }
+            | Credential::Generated(_)
+            | Credential::Certificate { .. } => None,
         }
     }
 

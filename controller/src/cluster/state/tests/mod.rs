@@ -385,10 +385,10 @@ fn a_node_that_nobody_needs_is_forgotten() {
     state.change(Change::Pod(Event::Delete(("pod".to_owned(), None))), NOW);
     state.publish(&nodes);
     let agent = nodes.subscribe("node");
-    state.refresh(&nodes);
+    state.refresh(&nodes, NOW);
     assert_eq!(state.model.nodes().count(), 1, "somebody listens");
     drop(agent);
-    state.refresh(&nodes);
+    state.refresh(&nodes, NOW);
     assert_eq!(state.model.nodes().count(), 0);
     assert!(state.next_call().is_none(), "nothing is asked for nobody");
 }
