@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
@@ -40,6 +41,12 @@ subjectKeyIdentifier = hash
 basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+[client]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = clientAuth
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
 [ca]
@@ -104,6 +111,25 @@ impl Pki {
                 "-enddate",
                 "20200102000000Z",
             ],
+        )
+    }
+
+    /// A certificate for a client of this name.
+    pub fn client(&self, name: &str) -> Result<Certificate> {
+        self.issue(&[name], &["-extensions", "client"])
+    }
+
+    /// Like [`client`](Self::client), but valid up to this time only, to the second.
+    pub fn client_until(&self, name: &str, end: SystemTime) -> Result<Certificate> {
+        let end = end.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+        let mut date = Command::new("date");
+        date.args(["--utc", &format!("--date=@{end}"), "+%Y%m%d%H%M%SZ"]);
+        let end = run_ok(date)?;
+        let end = String::from_utf8(end.stdout)?;
+        let validity = ["-startdate", "20200101000000Z", "-enddate", end.trim()];
+        self.issue(
+            &[name],
+            &[&["-extensions", "client"][..], &validity].concat(),
         )
     }
 

@@ -111,6 +111,31 @@ fn a_leaf_is_replaced_after_half_its_life_and_when_the_clock_jumps() {
 }
 
 #[test]
+fn a_leaf_is_valid_at_whatever_time_it_is_given_out() {
+    let minter = minter();
+    let (hour, now) = (Duration::from_hours(1), SystemTime::now());
+    let life = limits::LEAF_LIFE;
+    // On its way, forward beyond the end of the first, back before its beginning, and there again.
+    for at in [
+        now,
+        now + life / 4,
+        now + life * 3,
+        now + hour,
+        now - hour / 2,
+        now + life * 3,
+        now,
+    ] {
+        let leaf = minter.leaf_at("a.test", at).expect("a leaf");
+        let (_, parsed) = parse_x509_certificate(&leaf.cert[0]).expect("a certificate");
+        let (start, end) = (parsed.validity().not_before, parsed.validity().not_after);
+        let start = SystemTime::from(start.to_datetime());
+        let end = SystemTime::from(end.to_datetime());
+        assert!((start..end).contains(&at), "{start:?} {end:?} {at:?}");
+        assert!(end >= at + life / 2 - hour, "about to expire");
+    }
+}
+
+#[test]
 fn a_leaf_ends_no_later_than_its_authority() {
     let minter = minter();
     let prime = authority().0.prime();

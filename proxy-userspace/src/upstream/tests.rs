@@ -273,3 +273,49 @@ impl http_body::Body for Endless {
         self.0.poll_recv(context).map(|_| None)
     }
 }
+
+/// Serves one request on `listener`; then nobody is there any more.
+async fn serve_once(listener: TcpListener, heads: Arc<Mutex<Vec<String>>>) {
+    let (stream, _) = listener.accept().await.expect("a connection");
+    drop(listener);
+    serve(stream, 1, OK, heads).await;
+}
+
+#[tokio::test]
+async fn a_name_is_followed_to_its_new_address_when_the_old_one_is_gone() {
+    let old = TcpListener::bind("127.0.0.2:0").await.expect("a listener");
+    let port = old.local_addr().expect("an address").port();
+    let new = TcpListener::bind(("127.0.0.3", port)).await;
+    let new = new.expect("the same port of another address");
+    let files = testkit::TempDir::new("moved").expect("a folder");
+    let write = |text: &str| files.write("hosts", text).expect("a file");
+    let hosts = write("127.0.0.2 api.test\n");
+    let resolver = Resolver::with_files(files.join("resolv.conf"), hosts, port);
+    let (upstream, egress) = (
+        Upstream::new(Arc::new(resolver), Tuning::default()),
+        Egress::own(),
+    );
+    let mut server = Server::start(0, OK).await;
+    server.endpoint.address.host = "api.test".into();
+    server.endpoint.address.port = port;
+    let ask = || exchange(&upstream, &egress, &server, request(Method::GET, empty()));
+
+    let heads = Arc::<Mutex<Vec<String>>>::default();
+    let (at_old, ()) = tokio::join!(ask(), serve_once(old, Arc::clone(&heads)));
+    at_old.expect("an answer");
+    // The kept connection is closed, and the name still leads there.
+    let error = ask().await.expect_err("nobody is there");
+    assert_eq!(error.kind, ErrorKind::Connect, "{error}");
+
+    write("127.0.0.3 api.test\n");
+    let served = tokio::spawn(serve_once(new, Arc::clone(&heads)));
+    let mut tries = 0;
+    while let Err(error) = ask().await {
+        assert_eq!(error.kind, ErrorKind::Connect, "{error}");
+        tries += 1;
+        assert!(tries < 1000, "it never found the new address");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    served.await.expect("no panic");
+    assert_eq!(heads.lock().expect("no panic before").len(), 2);
+}

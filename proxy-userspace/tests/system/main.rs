@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod both_sides;
+mod certificates;
 mod check;
 mod clients;
 mod forward;

@@ -61,10 +61,17 @@ fn write_site(text: &mut String, files: &TempDir, number: usize, site: &Site) ->
         writeln!(text, "ssl_certificate {};", certificate.cert.display())?;
         writeln!(text, "ssl_certificate_key {};", certificate.key.display())?;
     }
+    if let SiteAuth::Certificate(authority) = &site.auth {
+        writeln!(
+            text,
+            "ssl_verify_client on;\nssl_client_certificate {};",
+            authority.display()
+        )?;
+    }
     // What has no type otherwise: the texts that this file writes.
     writeln!(text, "default_type application/json;\nlocation / {{")?;
     match &site.auth {
-        SiteAuth::None => {}
+        SiteAuth::None | SiteAuth::Certificate(_) => {}
         SiteAuth::Basic { user, password } => {
             let name = format!("users-{number}");
             let users = files.write(name, htpasswd(user, password)?)?;

@@ -44,6 +44,8 @@ pub enum SiteAuth {
     },
     /// A token.
     Bearer(String),
+    /// A certificate of the authority in this file, in the TLS handshake; else it gets a 400.
+    Certificate(PathBuf),
 }
 
 /// What a [`Site`] serves.
