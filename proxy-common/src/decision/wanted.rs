@@ -42,7 +42,7 @@ pub(super) fn wanted<F: Facts>(facts: &F, caller: &Caller, dial: &Dial) -> Optio
     };
     if let Some(entry) = by_address {
         wanted.by_address = true;
-        wanted.add(&entry, !found);
+        wanted.add(entry, !found);
         found = true;
     }
     let learned = facts.learned(LearnedKey {
@@ -63,7 +63,7 @@ pub(super) fn wanted<F: Facts>(facts: &F, caller: &Caller, dial: &Dial) -> Optio
             });
             if let Some(entry) = by_name {
                 wanted.by_names |= bit;
-                wanted.add(&entry, !found);
+                wanted.add(entry, !found);
                 found = true;
             }
             bit <<= 1;
@@ -78,7 +78,7 @@ pub(super) fn wanted<F: Facts>(facts: &F, caller: &Caller, dial: &Dial) -> Optio
 
 impl Wanted {
     #[inline(always)]
-    fn add(&mut self, entry: &Destination, first: bool) {
+    fn add(&mut self, entry: Destination, first: bool) {
         if first {
             self.connector = entry.connector;
         } else if self.connector != entry.connector {

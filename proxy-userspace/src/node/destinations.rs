@@ -289,7 +289,8 @@ mod tests {
             .into_iter()
             .map(|(_, port, connector, _)| (port, connector))
             .collect();
-        assert_eq!(found, Vec::from_iter((5001..=5100).zip(1..=100)));
+        let expected: Vec<_> = (5001..=5100).zip(1..=100).collect();
+        assert_eq!(found, expected);
     }
 
     #[test]
