@@ -145,7 +145,7 @@ pub(super) fn granted(
         binding: Binding {
             generation: message.generation,
             revision: message.revision,
-            usable: message.usable && unknown.is_none(),
+            usable: message.usable && !message.undecided && unknown.is_none(),
         },
     };
     Ok((granted, unknown))

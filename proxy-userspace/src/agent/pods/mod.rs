@@ -141,7 +141,9 @@ impl Pods {
     pub(super) fn held(&self, snapshot: &Snapshot) -> BTreeSet<PolicyId> {
         let all = self.seen.values();
         all.filter_map(|seen| match seen.state {
-            State::Enrolled(now) => holds(now, snapshot.pod(&seen.cgroup.uid)),
+            State::Enrolled(now) => {
+                holds(now, snapshot.pod(&seen.cgroup.uid), seen.loses(snapshot))
+            }
             _ => None,
         })
         .collect()
@@ -233,6 +235,7 @@ impl Pods {
             state: seen.state,
             left_alone: seen.left_alone,
             is_stranger: from.is_some_and(|from| from <= Instant::now()),
+            loses: seen.loses(snapshot),
             pod: snapshot.pod(&seen.cgroup.uid),
         })
     }
@@ -253,6 +256,14 @@ impl Seen {
             tracing::error!(pod = %self.cgroup.uid, "cannot serve a pod, trying again: {text}");
         }
         self.failure = failure;
+    }
+
+    /// Whether its policy grants something that what the controller says now does not.
+    fn loses(&self, snapshot: &Snapshot) -> bool {
+        match (self.state, snapshot.pod(&self.cgroup.uid)) {
+            (State::Enrolled(now), Some(pod)) => snapshot.grants_more(now.policy, pod.policy),
+            _ => false,
+        }
     }
 
     fn is_granted(&self, snapshot: &Snapshot) -> bool {
