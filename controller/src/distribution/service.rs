@@ -196,7 +196,11 @@ impl Distribution for Calls {
         })?;
         let hosts = state.hosts();
         let signed = self.service.authority.sign(&csr, &node, hosts);
-        let Signed { certificate, hosts } = signed.map_err(|error| {
+        let Signed {
+            certificate,
+            hosts,
+            left_out,
+        } = signed.map_err(|error| {
             warn!(node, "{error}");
             match &error {
                 SignError::Request { .. } | SignError::KeyKind { .. } => {
@@ -210,6 +214,7 @@ impl Distribution for Calls {
             certificate: certificate.to_vec(),
             root: self.service.authority.root_der().to_vec(),
             hosts: hosts.into_iter().collect(),
+            left_out: left_out.into_iter().collect(),
         }))
     }
 }

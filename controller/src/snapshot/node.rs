@@ -1,6 +1,6 @@
 //! What one node needs, and how it is told.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use connectors::ConnectorId;
@@ -123,6 +123,11 @@ impl Node {
     }
 }
 
+/// What a host takes of a node's certificate, bytes: its name, and the headers of its constraint.
+pub fn host_size(host: &str) -> usize {
+    host.len() + 6
+}
+
 /// Everything that one node needs: the Connectors that its pods are granted, and no others.
 #[derive(Clone, Default, PartialEq)]
 pub struct NodeState {
@@ -140,8 +145,9 @@ impl NodeState {
         }
     }
 
-    /// The hosts of all Connectors that the node's workloads are granted, each once. Namespaces
-    /// take turns: whoever takes the first of them takes some of each.
+    /// The hosts of all Connectors that the node's workloads are granted, each once. The next one is
+    /// always of the namespace with the least [`host_size`] so far: whoever takes the first of them
+    /// takes as much of each.
     pub fn hosts(&self) -> Vec<&str> {
         let mut of_namespaces: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         let decided = self.connectors.values().map(|entry| &entry.connector);
@@ -150,16 +156,16 @@ impl NodeState {
             hosts.extend(connector.addresses().map(|address| address.host.as_str()));
         }
         let mut seen = BTreeSet::new();
-        let mut turns: VecDeque<_> = of_namespaces
-            .into_values()
-            .map(BTreeSet::into_iter)
+        let mut turns: BTreeMap<_, _> = of_namespaces
+            .into_iter()
+            .map(|(namespace, hosts)| ((0, namespace), hosts.into_iter()))
             .collect();
         let mut hosts = Vec::new();
-        while let Some(mut of_namespace) = turns.pop_front() {
+        while let Some(((size, namespace), mut of_namespace)) = turns.pop_first() {
             if let Some(host) = of_namespace.find(|host| !seen.contains(host)) {
                 seen.insert(host);
                 hosts.push(host);
-                turns.push_back(of_namespace);
+                turns.insert((size + host_size(host), namespace), of_namespace);
             }
         }
         hosts

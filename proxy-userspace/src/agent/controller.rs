@@ -155,7 +155,8 @@ impl Controller {
     pub(super) async fn sign(&self, csr: Vec<u8>) -> Result<SignResponse, ControllerError> {
         let channel = self.channel.load_full();
         let channel = channel.ok_or_else(|| ControllerError::Away(self.address.clone()))?;
-        let mut client = DistributionClient::new(Channel::clone(&channel));
+        let mut client = DistributionClient::new(Channel::clone(&channel))
+            .max_decoding_message_size(limits::UPDATE);
         let request = SignRequest {
             csr,
             node: self.node.clone(),

@@ -250,8 +250,8 @@ impl Agent {
             }
             tokio::select! {
                 Some(update) = self.updates.recv() => self.take(&update),
-                signed = self.signer.next() => {
-                    self.proxy.interceptor.set_authority(signed.authority);
+                authority = self.signer.next() => {
+                    self.proxy.interceptor.set_authority(authority);
                 }
                 _ = beat.tick() => self.report(None),
             }
@@ -334,8 +334,8 @@ impl Agent {
                         self.bring_into_force(node)?;
                     }
                 }
-                signed = self.signer.next() => {
-                    self.proxy.interceptor.set_authority(signed.authority);
+                authority = self.signer.next() => {
+                    self.proxy.interceptor.set_authority(authority);
                     self.bring_into_force(node)?;
                     node.resolve_soon();
                     if self.signer.was_asked_for(&self.snapshot.hosts()) {
@@ -380,7 +380,7 @@ impl Agent {
                 faults.push(error.to_string());
             }
         }
-        if self.signer.covers(&hosts) {
+        if self.signer.settles(&hosts) {
             self.acknowledge("");
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     net::IpAddr,
     sync::Arc,
 };
@@ -17,6 +18,11 @@ use crate::{
     state::{Address, Connector, ConnectorId, FailurePolicy},
     workload::{PolicyId, pods::PodUid},
 };
+
+/// What is added to the number of a Connector for the part of it that is refused because nobody
+/// vouches for it. The controller's numbers are smaller, but for those of stand-ins, of which no
+/// part is served.
+const UNSIGNED: u32 = 1 << 30;
 
 /// A pod of the node, as the controller sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,9 +189,9 @@ impl Snapshot {
     /// pods are moved one by one, and must not be without any meanwhile. One that is held grants
     /// all that it did.
     pub(super) fn grants(&self, signed: &BTreeSet<String>) -> BTreeMap<PolicyId, Vec<Granted>> {
-        let signed = |all: &BTreeMap<ConnectorId, Granted>| -> BTreeMap<ConnectorId, Granted> {
+        let signed = |all: &BTreeMap<ConnectorId, Granted>| -> BTreeMap<ConnectorId, Vec<Granted>> {
             all.iter()
-                .filter_map(|(id, granted)| Some((*id, as_far_as_signed(granted, signed)?)))
+                .map(|(id, granted)| (*id, as_far_as_signed(granted, signed)))
                 .collect()
         };
         let (connectors, removed) = (signed(&self.connectors), signed(&self.removed));
@@ -198,40 +204,55 @@ impl Snapshot {
                     let removed = || removed.get(id).filter(|_| is_held);
                     connectors.get(id).or_else(removed)
                 });
-                (*policy, granted.cloned().collect())
+                (*policy, granted.flatten().cloned().collect())
             })
             .collect()
     }
 }
 
-/// Addresses that nobody can vouch for yet are left out. While that is so for the Connector's
-/// own address, the whole Connector is refused, or left alone if it fails open. One that is refused
-/// anyway is refused at all of its addresses.
-fn as_far_as_signed(granted: &Granted, signed: &BTreeSet<String>) -> Option<Granted> {
+/// A Connector while the node's authority may vouch for `signed` alone. Addresses that nobody can
+/// vouch for are refused, or left alone if the Connector fails open: all of them while that is so
+/// for its own one, else the extensions in question. A Connector that is refused anyway is refused
+/// at all of its addresses.
+fn as_far_as_signed(granted: &Granted, signed: &BTreeSet<String>) -> Vec<Granted> {
     let connector = &granted.connector;
     let is_signed = |address: &Address| signed.contains(&address.host);
-    let is_refused = !granted.binding.usable && connector.failure_policy == FailurePolicy::Closed;
+    let is_closed = connector.failure_policy == FailurePolicy::Closed;
+    let is_refused = is_closed && !granted.binding.usable;
     if is_refused || connector.addresses().all(is_signed) {
-        return Some(granted.clone());
+        return vec![granted.clone()];
     }
-    if is_signed(&connector.address) {
-        let extensions = connector.extensions.iter().filter(|it| is_signed(it));
-        let connector = Connector {
-            extensions: extensions.cloned().collect(),
-            ..Connector::clone(connector)
-        };
-        return Some(Granted {
-            connector: Arc::new(connector),
-            binding: granted.binding,
-        });
-    }
-    (connector.failure_policy == FailurePolicy::Closed).then(|| Granted {
-        connector: Arc::clone(connector),
+    let refuse = |connector| Granted {
+        connector,
         binding: Binding {
             usable: false,
             ..granted.binding
         },
-    })
+    };
+    if !is_signed(&connector.address) {
+        let refused = is_closed.then(|| refuse(Arc::clone(connector)));
+        return refused.into_iter().collect();
+    }
+    let (extensions, unsigned): (Vec<_>, Vec<_>) =
+        connector.extensions.iter().cloned().partition(is_signed);
+    let served = Granted {
+        connector: Arc::new(Connector {
+            extensions,
+            ..Connector::clone(connector)
+        }),
+        binding: granted.binding,
+    };
+    let mut unsigned = unsigned.into_iter();
+    let refused = unsigned.next().filter(|_| is_closed).map(|address| {
+        refuse(Arc::new(Connector {
+            id: ConnectorId(connector.id.0 | UNSIGNED),
+            address,
+            extensions: unsigned.collect(),
+            credential: None,
+            ..Connector::clone(connector)
+        }))
+    });
+    iter::once(served).chain(refused).collect()
 }
 
 /// A policy that cannot be is none, of which it is not known yet what it grants.

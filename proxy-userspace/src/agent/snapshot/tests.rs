@@ -142,12 +142,16 @@ fn what_nobody_vouches_for_is_refused_and_disturbs_nothing_else() {
     update.policies[0].connectors.push(3);
     assert_eq!(snapshot.apply(&update), vec![]);
 
-    // An address more does not take the others away.
+    // An address more does not take the others away, and is not let out.
     let grants = snapshot.grants(&hosts(&["one.example"]));
-    let [one, two] = grants[&PolicyId(5)].as_slice() else {
+    let [one, further, two] = grants[&PolicyId(5)].as_slice() else {
         panic!("{grants:?}");
     };
     assert!(one.binding.usable && one.connector.extensions.is_empty());
+    assert!(!further.binding.usable && further.connector.credential.is_none());
+    assert_eq!(further.connector.address.host, "further.example");
+    assert_ne!(further.connector.id, one.connector.id);
+    assert_eq!(further.connector.to_string(), one.connector.to_string());
     // The kernel refuses the second, and leaves the third alone.
     assert_eq!(two.connector.id, ConnectorId(2));
     assert!(!two.binding.usable);
