@@ -87,20 +87,23 @@ impl Snapshot {
         let mut faults = Vec::new();
         for message in &update.connectors {
             let id = ConnectorId(message.id);
-            self.removed.remove(&id);
+            let mut before = self.removed.remove(&id);
             if message.undecided {
                 self.undecided.insert(id);
             } else {
                 self.undecided.remove(&id);
             }
             match wire::granted(message) {
-                Ok((granted, fault)) => {
+                Ok((granted, more)) => {
                     self.connectors.insert(granted.connector.id, granted);
-                    faults.extend(fault);
+                    faults.extend(more);
                 }
                 Err(fault) => {
-                    // What it was before does not hold any more.
-                    self.connectors.remove(&ConnectorId(message.id));
+                    // What it was before does not hold any more, and must not be let out.
+                    if let Some(granted) = self.connectors.get_mut(&id).or(before.as_mut()) {
+                        granted.binding.usable = false;
+                    }
+                    self.connectors.extend(before.map(|before| (id, before)));
                     faults.push(fault);
                 }
             }

@@ -283,23 +283,38 @@ fn what_is_not_understood_is_left_out_and_harms_nothing_else() {
     assert_eq!(snapshot.apply(&full()), vec![]);
     let mut unknown = connector(1, "one.example", "x");
     unknown.protocol = 99;
+    let mut no_address = connector(2, "two.example", "x");
+    no_address.addresses.clear();
     let mut no_port = connector(3, "three.example", "x");
     no_port.addresses[0].port = 65_536;
     let mut odd = workload("v", 5);
     odd.ips = vec!["nowhere".into()];
     let update = NodeUpdate {
         version: 2,
-        connectors: vec![unknown, no_port],
+        connectors: vec![unknown, no_address, no_port],
+        policies: vec![Policy {
+            id: 5,
+            connectors: vec![1, 2, 3],
+        }],
         workloads: vec![odd],
         ..NodeUpdate::default()
     };
     let faults = snapshot.apply(&update);
     let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
-    assert_eq!(texts.len(), 3, "{texts:?}");
+    assert_eq!(texts.len(), 4, "{texts:?}");
     assert!(texts[0].contains("team/c1") && texts[0].contains("protocol"));
     let grants = snapshot.grants(&hosts(&["one.example", "two.example"]));
     let usable = |it: &Granted| (it.connector.id.0, it.binding.usable);
     let found: Vec<_> = grants[&PolicyId(5)].iter().map(usable).collect();
-    assert_eq!(found, [(1, false), (2, true)]);
+    assert_eq!(found, [(1, false), (2, false), (3, false)]);
+    // After a lost stream as well.
+    let again = NodeUpdate {
+        full: true,
+        ..update
+    };
+    assert_eq!(snapshot.apply(&again).len(), 4);
+    let grants = snapshot.grants(&hosts(&["two.example"]));
+    let found: Vec<_> = grants[&PolicyId(5)].iter().map(usable).collect();
+    assert_eq!(found, [(1, false), (2, false), (3, false)]);
     assert!(snapshot.pod(&PodUid::from("v".to_owned())).is_some());
 }
