@@ -9,6 +9,7 @@ mod features;
 mod flow_shares;
 mod flows;
 mod learning;
+mod leftovers;
 mod load;
 mod mirror;
 mod pins;
