@@ -100,6 +100,11 @@ impl Signer {
         self.asked == *hosts
     }
 
+    /// When the authority in force was signed; `None` when there is none.
+    pub(super) fn signed(&self) -> Option<Instant> {
+        self.signed
+    }
+
     /// The hosts that the authority in force may vouch for; `None` when there is none.
     pub(super) fn hosts(&self) -> Option<&BTreeSet<String>> {
         self.signed.map(|_| &self.scope.hosts)

@@ -45,6 +45,8 @@ pub(super) struct Snapshot {
     connectors: BTreeMap<ConnectorId, Granted>,
     /// Which of them, and of those that were removed, stand in for what is not decided about.
     undecided: BTreeSet<ConnectorId>,
+    /// The hosts of all Connectors that are granted.
+    hosts: BTreeSet<String>,
     policies: BTreeMap<PolicyId, BTreeSet<ConnectorId>>,
     /// Policies that the controller has replaced, until no pod is under them any more.
     retired: BTreeMap<PolicyId, BTreeSet<ConnectorId>>,
@@ -126,6 +128,9 @@ impl Snapshot {
             self.pods
                 .insert(PodUid::from(message.pod_uid.clone()), pod(message, ips));
         }
+        if update.full || !update.connectors.is_empty() || !update.removed_connectors.is_empty() {
+            self.hosts = self.granted_hosts();
+        }
         faults
     }
 
@@ -162,7 +167,11 @@ impl Snapshot {
     }
 
     /// The hosts of all Connectors that are granted: those that are to be vouched for.
-    pub(super) fn hosts(&self) -> BTreeSet<String> {
+    pub(super) fn hosts(&self) -> &BTreeSet<String> {
+        &self.hosts
+    }
+
+    fn granted_hosts(&self) -> BTreeSet<String> {
         self.decided()
             .flat_map(|granted| granted.connector.addresses())
             .map(|address| address.host.clone())

@@ -165,7 +165,7 @@ fn what_nobody_vouches_for_is_refused_and_disturbs_nothing_else() {
     let grants = snapshot.grants(&hosts(&all));
     assert!(grants[&PolicyId(5)].iter().all(|it| it.binding.usable));
     assert_eq!(grants[&PolicyId(5)].len(), 3);
-    assert_eq!(snapshot.hosts(), hosts(&all));
+    assert_eq!(*snapshot.hosts(), hosts(&all));
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn what_is_not_decided_about_is_refused_and_not_vouched_for() {
     });
     let mut snapshot = Snapshot::default();
     assert_eq!(snapshot.apply(&update), vec![]);
-    assert_eq!(snapshot.hosts(), hosts(&["one.example", "three.example"]));
+    assert_eq!(*snapshot.hosts(), hosts(&["one.example", "three.example"]));
     assert_eq!(snapshot.connectors(), 2);
     for signed in [&["one.example"][..], &["one.example", "two.example"]] {
         let grants = snapshot.grants(&hosts(signed));
