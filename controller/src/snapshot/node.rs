@@ -171,6 +171,17 @@ impl NodeState {
         hosts
     }
 
+    /// Whether any workload of the node is granted a Connector with this host.
+    pub fn has_host(&self, host: &str) -> bool {
+        let mut connectors = self.connectors.values().map(|entry| &entry.connector);
+        connectors.any(|it| !is_undecided(it.id) && it.addresses().any(|it| it.host == host))
+    }
+
+    /// A workload of the node, by the uid of its pod.
+    pub fn workload(&self, uid: &str) -> Option<&Workload> {
+        self.workloads.get(uid)
+    }
+
     /// The message that leads from this state to a newer one; `None` if they are the same.
     pub fn delta(&self, newer: &Self, version: u64) -> Option<NodeUpdate> {
         (self != newer).then(|| changes(self, newer, version))

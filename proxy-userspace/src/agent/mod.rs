@@ -7,6 +7,7 @@
 
 mod authority;
 mod controller;
+mod distrust;
 mod first;
 mod pods;
 mod retired;
@@ -50,6 +51,7 @@ use crate::{
 };
 use authority::Signer;
 use controller::{Controller, Receipt, Update};
+use distrust::Distrust;
 use first::First;
 use pods::{Pods, own_pod};
 use snapshot::Snapshot;
@@ -126,6 +128,7 @@ async fn start(options: &Options) -> Result<()> {
         roots: Roots::system(),
         connected: controller.connected(),
         signer: Signer::new(Arc::clone(&controller)),
+        distrust: Distrust::new(Arc::clone(&controller)),
         board: Arc::clone(&board),
         snapshot: Snapshot::default(),
         unacknowledged: None,
@@ -143,6 +146,7 @@ struct Agent {
     proxy: Arc<Proxy>,
     roots: Roots,
     signer: Signer,
+    distrust: Distrust,
     snapshot: Snapshot,
     updates: mpsc::Receiver<Update>,
     /// The last update, until all of it is in force.
@@ -362,6 +366,7 @@ impl Agent {
                     self.signer.want(self.snapshot.hosts());
                     // What connections do, and time, is reported as often as this.
                     told_last = News::default();
+                    self.distrust.report(self.untrusting(), &self.snapshot);
                 }
             }
         }

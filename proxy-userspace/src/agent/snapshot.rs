@@ -166,6 +166,14 @@ impl Snapshot {
         self.pods.get(uid)
     }
 
+    /// The uid of a pod, by namespace and name.
+    pub(super) fn uid(&self, name: &str) -> Option<&PodUid> {
+        let (namespace, name) = name.split_once('/')?;
+        let mut pods = self.pods.iter();
+        let found = pods.find(|(_, pod)| (&*pod.namespace, &*pod.name) == (namespace, name));
+        found.map(|(uid, _)| uid)
+    }
+
     /// The hosts of all Connectors that are granted: those that are to be vouched for.
     pub(super) fn hosts(&self) -> &BTreeSet<String> {
         &self.hosts
