@@ -332,6 +332,7 @@ async fn one_that_dies_while_it_is_asked_to_give_way_leaves_nobody_served() -> R
         sleep(Duration::from_millis(100)).await;
     }
     keeping_up.abort();
+    let _ = keeping_up.await;
     Ok(())
 }
 
