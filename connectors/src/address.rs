@@ -122,7 +122,8 @@ impl Address {
         }
     }
 
-    fn bracketed_host(&self) -> String {
+    /// The host as URLs have it: IPv6 in brackets.
+    pub fn bracketed_host(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]", self.host)
         } else {

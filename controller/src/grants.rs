@@ -9,6 +9,22 @@ use aws_lc_rs::digest::{Context, SHA256};
 use connectors::ConnectorId;
 use proxy_common::maps::POLICY_ANY;
 
+/// Numbers of Connectors are smaller than this: nodes need others beside them.
+pub const CONNECTOR_IDS: u32 = 1 << 30;
+
+/// What is added to the number of a Connector for its stand-in.
+const UNDECIDED: u32 = 1 << 31;
+
+/// The number of what stands in for a Connector while it is not known whether a pod is granted it.
+pub const fn undecided(id: ConnectorId) -> ConnectorId {
+    ConnectorId(id.0 | UNDECIDED)
+}
+
+/// Whether a number is that of a stand-in.
+pub const fn is_undecided(id: ConnectorId) -> bool {
+    id.0 & UNDECIDED != 0
+}
+
 /// A pod, as far as grants and nodes need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
@@ -83,7 +99,8 @@ pub trait Directory {
 /// The grants of a set of pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
-    /// Each pod's Connectors, by its uid; every pod is in here.
+    /// Each pod's Connectors, by its uid; every pod is in here. One that is granted something
+    /// has stand-ins ([`undecided`]) for the Connectors that are not decided about.
     pub of_pods: BTreeMap<String, BTreeSet<ConnectorId>>,
     /// Pods that may be granted more, as soon as the questions about them are answered.
     pub pending: BTreeSet<String>,
@@ -122,7 +139,9 @@ impl Grants {
 
 /// What a pod's service account is granted. One review for the whole namespace settles it in
 /// the common case; only when that says no, the Connectors are asked for one by one, because
-/// a role may name them.
+/// a role may name them. With those that are granted come stand-ins for those without an answer,
+/// so that the pod is served with the former and does not get around the latter. While there is
+/// none that is granted, the pod is as good as unknown.
 fn granted(
     pod: &Pod,
     directory: &impl Directory,
@@ -148,10 +167,19 @@ fn granted(
     match allowed(None) {
         None => BTreeSet::new(),
         Some(true) => connectors.map(|(_, id)| id).collect(),
-        Some(false) => connectors
-            .filter(|(name, _)| allowed(Some(name)) == Some(true))
-            .map(|(_, id)| id)
-            .collect(),
+        Some(false) => {
+            let answers = connectors.map(|(name, id)| (allowed(Some(name)), id));
+            let found: Vec<_> = answers.collect();
+            if found.iter().all(|(answer, _)| *answer != Some(true)) {
+                return BTreeSet::new();
+            }
+            let ids = found.into_iter().filter_map(|(answer, id)| match answer {
+                Some(true) => Some(id),
+                Some(false) => None,
+                None => Some(undecided(id)),
+            });
+            ids.collect()
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod bucket;
 pub mod cluster;
 mod controller;
 pub mod distribution;
+mod events;
 pub mod grants;
 pub mod health;
 pub mod kubernetes;

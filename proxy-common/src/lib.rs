@@ -9,4 +9,6 @@ pub mod decision;
 #[cfg(feature = "distribution")]
 pub mod distribution;
 pub mod dns;
+#[cfg(feature = "std")]
+pub mod log;
 pub mod maps;

@@ -231,6 +231,11 @@ pub const SOCKET_ORDERS: usize = 256;
 pub const TAKE_OVER: Duration = Duration::from_secs(30);
 /// How often it says that it waits.
 pub const CLAIM_AGAIN: Duration = Duration::from_millis(50);
+/// How long an agent that gives way waits for the other one to take over, before it goes on itself;
+/// much shorter than [`GRACE`], because it gives no signs of life meanwhile.
+pub const GIVE_WAY: Duration = Duration::from_secs(1);
+/// How often it looks whether that is so.
+pub const GIVE_WAY_WATCH: Duration = Duration::from_millis(2);
 /// How often an agent looks whether another one wants to take over.
 pub const CLAIM_WATCH: Duration = Duration::from_millis(200);
 /// How long a replaced agent accepts connections of a workload that its successor serves:

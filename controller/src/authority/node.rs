@@ -8,10 +8,10 @@ use rcgen::{
     BasicConstraints, CertificateSigningRequestParams, PKCS_ECDSA_P256_SHA256, PublicKeyData as _,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
-use tracing::warn;
 
 use super::Authority;
 use super::error::SignError;
+use crate::snapshot::host_size;
 
 /// Life of a node's authority; its agent asks for another one in time.
 pub const NODE_LIFE: Duration = Duration::from_hours(24);
@@ -20,8 +20,6 @@ const COMMON_NAME: usize = 64;
 /// Bytes of the hosts of one node; a certificate is sent with every TLS handshake of the node,
 /// and clients take no message that is much larger.
 pub const HOSTS: usize = 32 * 1024;
-/// Bytes that a host takes besides its name: the headers of its constraint.
-const HOST_OVERHEAD: usize = 6;
 /// A point on P-256, uncompressed: a byte 4 and two coordinates.
 const POINT_BYTES: usize = 65;
 
@@ -32,6 +30,8 @@ pub struct Signed {
     pub certificate: CertificateDer<'static>,
     /// The hosts that it can vouch for.
     pub hosts: BTreeSet<String>,
+    /// The hosts that it has no room for.
+    pub left_out: BTreeSet<String>,
 }
 
 impl Authority {
@@ -47,14 +47,6 @@ impl Authority {
         hosts: impl IntoIterator<Item = &'a str>,
     ) -> Result<Signed, SignError> {
         let (hosts, left_out) = fitting(hosts);
-        if let Some(first) = left_out.first() {
-            warn!(
-                node,
-                "the pods of the node may use more hosts than one certificate names; {} of them \
-                 are not served there, the first is {first}",
-                left_out.len()
-            );
-        }
         let request =
             CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
                 .map_err(|source| SignError::Request {
@@ -86,17 +78,18 @@ impl Authority {
         Ok(Signed {
             certificate: certificate.der().clone(),
             hosts,
+            left_out,
         })
     }
 }
 
 /// The hosts that fit into a certificate, and those that do not.
-fn fitting<'a>(hosts: impl IntoIterator<Item = &'a str>) -> (BTreeSet<String>, Vec<&'a str>) {
-    let (mut fitting, mut left_out, mut size) = (BTreeSet::new(), Vec::new(), 0);
+fn fitting<'a>(hosts: impl IntoIterator<Item = &'a str>) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut fitting, mut left_out, mut size) = (BTreeSet::new(), BTreeSet::new(), 0);
     for host in hosts {
-        let needed = host.len() + HOST_OVERHEAD;
+        let needed = host_size(host);
         if size + needed > HOSTS {
-            left_out.push(host);
+            left_out.insert(host.to_owned());
         } else if fitting.insert(host.to_owned()) {
             size += needed;
         }

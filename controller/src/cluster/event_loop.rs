@@ -15,9 +15,10 @@ use super::change::Change;
 use super::failure::{Failure, Told};
 use super::queue::Job;
 use super::recheck::Recheck;
-use super::state::{Answer, Failed, Scope, State};
+use super::state::{Answer, Failed, PATIENCE, Scope, State};
 use super::{calls, watches};
 use crate::bucket::Bucket;
+use crate::grants::Review;
 use crate::health::Pings;
 use crate::model::Key;
 use crate::nodes::Nodes;
@@ -231,6 +232,31 @@ impl EventLoop {
         }
     }
 
+    /// Nodes are told without this answer: what is refused to whom meanwhile.
+    fn tell_undecided(&self, review: &Review, failure: &Failure) {
+        let mut pods = self.state.waiting_for(review);
+        if pods.is_empty() {
+            return;
+        }
+        let more = pods.len().saturating_sub(TOLD);
+        pods.truncate(TOLD);
+        if more > 0 {
+            pods.push(format!("{more} more"));
+        }
+        let namespace = &review.namespace;
+        let connectors = match &review.connector {
+            Some(name) => format!("Connector {namespace}/{name}"),
+            None => format!("the Connectors of namespace {namespace}"),
+        };
+        tracing::warn!(
+            "it is not known whether {} may use {connectors}: connections there are refused, unless \
+             they fail open, until the API server answers the access review about service account \
+             {}, which it is asked again and again: {failure}",
+            pods.join(", "),
+            review.service_account
+        );
+    }
+
     fn tell_failure(&self, failed: &Failed) {
         let (doing, object) = match &failed.job {
             Job::Fetch(key) => (READING, format!("Secret {}/{}", key.namespace, key.name)),
@@ -251,6 +277,11 @@ impl EventLoop {
             return;
         }
         // What many objects fail of is told once, what one object fails of for each.
+        if let Job::Ask(review) = &failed.job
+            && failed.failures == PATIENCE
+        {
+            self.tell_undecided(review, failure);
+        }
         let is_news = if failure.is_general() {
             self.told.is_news(doing, failure)
         } else {
@@ -263,6 +294,9 @@ impl EventLoop {
         }
     }
 }
+
+/// Pods that a message names before it says how many more there are.
+const TOLD: usize = 20;
 
 const READING: &str = "reading Secrets";
 const ASKING: &str = "asking who may use Connectors";

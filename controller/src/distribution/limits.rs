@@ -60,6 +60,8 @@ pub const REVIEWED: Duration = Duration::from_mins(1);
 pub const TOKENS: usize = 16_384;
 /// Size of a token, bytes.
 pub const TOKEN: usize = 16 * 1024;
+/// Pods and hosts of one report about clients without trust; an agent names no more.
+pub const UNTRUSTING: usize = 32;
 /// Most characters of what an agent says that are logged.
 pub const LOGGED: usize = 256;
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use kube::Client;
 use proxy_common::distribution::distribution_server::Distribution;
-use proxy_common::distribution::{AgentMessage, NodeUpdate, SignRequest, SignResponse};
+use proxy_common::distribution::{
+    AgentMessage, NodeUpdate, SignRequest, SignResponse, UntrustingReceipt, UntrustingReport,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
@@ -20,6 +22,7 @@ use super::newest::Newest;
 use super::session::Session;
 use crate::authority::{Authority, SignError, Signed};
 use crate::bucket::SharedBucket;
+use crate::events::Events;
 use crate::nodes::Nodes;
 
 /// What agents are served.
@@ -27,6 +30,7 @@ pub struct Service {
     authenticator: Arc<Authenticator>,
     authority: Arc<Authority>,
     nodes: Arc<Nodes>,
+    events: Arc<Events>,
     stream_age: Duration,
     review_again: Duration,
 }
@@ -41,6 +45,7 @@ impl Service {
         audience: &str,
     ) -> Self {
         Self {
+            events: Arc::new(Events::new(client.clone())),
             authenticator: Arc::new(Authenticator::new(client, authority.namespace(), audience)),
             authority,
             nodes,
@@ -191,12 +196,14 @@ impl Distribution for Calls {
         let SignRequest { csr, node } = request.into_inner();
         caller.check(&node)?;
         let state = self.service.nodes.subscribe(&node).borrow().clone();
-        let state = state.ok_or_else(|| {
-            Status::unavailable("the controller does not know the cluster yet; try again")
-        })?;
+        let state = state.ok_or_else(unknown_cluster)?;
         let hosts = state.hosts();
         let signed = self.service.authority.sign(&csr, &node, hosts);
-        let Signed { certificate, hosts } = signed.map_err(|error| {
+        let Signed {
+            certificate,
+            hosts,
+            left_out,
+        } = signed.map_err(|error| {
             warn!(node, "{error}");
             match &error {
                 SignError::Request { .. } | SignError::KeyKind { .. } => {
@@ -210,6 +217,33 @@ impl Distribution for Calls {
             certificate: certificate.to_vec(),
             root: self.service.authority.root_der().to_vec(),
             hosts: hosts.into_iter().collect(),
+            left_out: left_out.into_iter().collect(),
         }))
     }
+
+    async fn report_untrusting(
+        &self,
+        request: Request<UntrustingReport>,
+    ) -> Result<Response<UntrustingReceipt>, Status> {
+        let caller = self
+            .caller(request.metadata(), request.extensions())
+            .await?;
+        let UntrustingReport { node, list } = request.into_inner();
+        caller.check(&node)?;
+        let state = self.service.nodes.subscribe(&node).borrow().clone();
+        let state = state.ok_or_else(unknown_cluster)?;
+        for report in list.iter().take(limits::UNTRUSTING) {
+            // Nobody has Events written about other nodes' pods, or with whatever text.
+            if let Some(pod) = state.workload(&report.pod_uid)
+                && state.has_host(&report.host)
+            {
+                self.service.events.untrusting(pod, report).await;
+            }
+        }
+        Ok(Response::new(UntrustingReceipt {}))
+    }
+}
+
+fn unknown_cluster() -> Status {
+    Status::unavailable("the controller does not know the cluster yet; try again")
 }

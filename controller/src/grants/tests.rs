@@ -65,9 +65,15 @@ fn a_pod_is_granted_what_its_account_passes_the_review_for() {
             &[],
         ),
         (
-            "one is still open: the other is granted",
+            "one is still open: the other is granted, and a stand-in for this one",
             &[(None, false), (Some("git"), true)],
-            &[1],
+            &[1, 2 | UNDECIDED],
+            &[Some("registry")],
+        ),
+        (
+            "no to one, the other is still open: nothing yet",
+            &[(None, false), (Some("git"), false)],
+            &[],
             &[Some("registry")],
         ),
         (

@@ -9,4 +9,5 @@ mod watched;
 
 pub use objects::{class, connector, pod, secret};
 pub use requests::{FIELD_MANAGER, FetchError, ObjectVersion, ask, fetch_secret, write_status};
+pub(crate) use requests::{PodEvent, write_event};
 pub use watched::WatchedConnector;

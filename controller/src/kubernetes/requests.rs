@@ -1,13 +1,18 @@
 //! The requests that carry out what was decided.
 
+use aws_lc_rs::digest::{Context, SHA256};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
 };
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{GetParams, Patch, PatchParams, PostParams};
 use kube::core::{PartialObjectMeta, Request};
 use kube::{Api, Client, Resource as _};
 use proxy_common::api::{API_VERSION, ConnectorStatus, GROUP, cluster};
+use proxy_common::distribution::Workload;
 use serde_json::{Value, json};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -18,6 +23,9 @@ use crate::model::{HeldSecret, Key};
 
 /// Owner of the fields that the controller writes.
 pub const FIELD_MANAGER: &str = "postern-controller";
+
+/// What Events name as their controller.
+const REPORTER: &str = "connectors.postern.dev/controller";
 
 /// Which state of an object a status was worked out from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +107,74 @@ fn access_review(review: &Review) -> SubjectAccessReview {
     SubjectAccessReview {
         spec,
         ..SubjectAccessReview::default()
+    }
+}
+
+/// What an Event says about a pod.
+pub(crate) struct PodEvent<'a> {
+    pub(crate) pod: &'a Workload,
+    /// What else it is about. There is one Event for each pod, reason and this.
+    pub(crate) about: &'a str,
+    /// In `UpperCamelCase`.
+    pub(crate) reason: &'static str,
+    /// What was done or failed, in the same form.
+    pub(crate) action: &'static str,
+    /// For humans, at most 1 KiB.
+    pub(crate) note: String,
+}
+
+/// Writes an Event of type `Warning`, unless it is there already: API servers keep Events for an
+/// hour.
+pub(crate) async fn write_event(client: &Client, event: PodEvent<'_>) -> kube::Result<()> {
+    let events: Api<Event> = Api::namespaced(client.clone(), &event.pod.namespace);
+    let event = pod_event(event);
+    match events.create(&PostParams::default(), &event).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        written => written.map(drop),
+    }
+}
+
+fn pod_event(event: PodEvent<'_>) -> Event {
+    let PodEvent {
+        pod,
+        about,
+        reason,
+        action,
+        note,
+    } = event;
+    let mut context = Context::new(&SHA256);
+    for part in [&*pod.pod_uid, reason, about] {
+        context.update(part.as_bytes());
+        context.update(&[0]);
+    }
+    let hash = context.finish();
+    let hash = hash
+        .as_ref()
+        .first_chunk()
+        .copied()
+        .map_or(0, u64::from_be_bytes);
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("postern-{hash:016x}")),
+            namespace: Some(pod.namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(Timestamp::now())),
+        type_: Some("Warning".to_owned()),
+        reason: Some(reason.to_owned()),
+        action: Some(action.to_owned()),
+        note: Some(note),
+        regarding: Some(ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(pod.namespace.clone()),
+            name: Some(pod.name.clone()),
+            uid: Some(pod.pod_uid.clone()),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some(REPORTER.to_owned()),
+        reporting_instance: Some(FIELD_MANAGER.to_owned()),
+        ..Event::default()
     }
 }
 

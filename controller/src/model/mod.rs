@@ -303,8 +303,13 @@ impl Model {
 
     /// Whether there are pods that a review is about.
     pub fn needs_review(&self, review: &Review) -> bool {
-        let mut pods = self.nodes.values().flat_map(Node::pods);
-        pods.any(|pod| {
+        self.pods_of(review).next().is_some()
+    }
+
+    /// The pods that a review is about.
+    pub fn pods_of(&self, review: &Review) -> impl Iterator<Item = &Pod> {
+        let pods = self.nodes.values().flat_map(Node::pods);
+        pods.filter(|pod| {
             (&pod.namespace, &pod.service_account) == (&review.namespace, &review.service_account)
         })
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use connectors::cluster::Resolution;
-use connectors::{Connector, ConnectorId};
+use connectors::{Connector, ConnectorId, FailurePolicy};
 
 use super::fingerprint::{Fingerprint, Fingerprints, NoRandomness};
 use super::ids::Ids;
 use super::wire;
-use crate::grants::Directory;
+use crate::grants::{Directory, undecided};
 
 /// One Connector as nodes get it.
 #[derive(Debug)]
@@ -42,6 +42,19 @@ impl Entry {
             ..*self
         }
         .measured()
+    }
+
+    /// What stands in for it while it is not known whether a pod is granted it; `None` if it fails
+    /// open, because such a pod is left alone then.
+    pub(super) fn undecided(&self) -> Option<Self> {
+        if self.connector.failure_policy == FailurePolicy::Open {
+            return None;
+        }
+        let mut entry = self.stripped();
+        entry.connector.id = undecided(self.connector.id);
+        // It has no credential, so none that is replaced.
+        (entry.generation, entry.revision) = (0, 0);
+        Some(entry.measured())
     }
 
     fn measured(mut self) -> Self {

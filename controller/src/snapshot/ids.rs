@@ -5,11 +5,13 @@ use std::collections::{HashSet, VecDeque};
 use aws_lc_rs::digest::{SHA256, digest};
 use connectors::ConnectorId;
 
+use crate::grants::CONNECTOR_IDS;
+
 /// Ids of deleted Connectors that are remembered, so that they are not given out again.
 const MAX_RETIRED: usize = 1 << 20;
 
-/// Gives out ids: never 0, never one in use, never one of the last [`MAX_RETIRED`] that were
-/// in use.
+/// Gives out ids below [`CONNECTOR_IDS`]: never 0, never one in use, never one of the last
+/// [`MAX_RETIRED`] that were in use.
 ///
 /// An id starts from a hash of the object's uid, so that the replicas of the controller, and
 /// one that was restarted, give the same id to the same Connector, unless two uids collide.
@@ -41,9 +43,9 @@ impl Ids {
     }
 
     fn next_free(&mut self, start: u32) -> u32 {
-        let mut id = start;
+        let mut id = start % CONNECTOR_IDS;
         while id == 0 || !self.taken.insert(id) {
-            id = id.wrapping_add(1);
+            id = (id + 1) % CONNECTOR_IDS;
         }
         id
     }
@@ -71,9 +73,9 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_left_out() {
+    fn zero_and_what_is_too_large_are_left_out() {
         let mut ids = Ids::default();
-        assert_eq!(ids.next_free(u32::MAX), u32::MAX);
+        assert_eq!(ids.next_free(u32::MAX), CONNECTOR_IDS - 1);
         assert_eq!(ids.next_free(u32::MAX), 1);
         assert_eq!(ids.next_free(0), 2);
     }

@@ -16,4 +16,4 @@ mod wire;
 
 pub use catalog::{Catalog, Entry, SecretVersion};
 pub use fingerprint::NoRandomness;
-pub use node::{Feed, Node, NodeState};
+pub use node::{Feed, Node, NodeState, host_size};

@@ -1,6 +1,6 @@
 //! What one node needs, and how it is told.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use connectors::ConnectorId;
@@ -10,7 +10,7 @@ use super::budget::{self, LeftOut};
 use super::catalog::{Catalog, Entry};
 use super::wire;
 use crate::distribution::limits;
-use crate::grants::{Grants, Pod, Policies, PolicyId, Review, Reviews};
+use crate::grants::{Grants, Pod, Policies, PolicyId, Review, Reviews, is_undecided, undecided};
 
 /// Room in a message for what a difference has besides the state: what was removed.
 const HEADROOM: usize = 1024 * 1024;
@@ -85,8 +85,8 @@ impl Node {
         (state, grants.open)
     }
 
-    /// The Connectors that are granted, as far as one message holds them; the grants of those
-    /// that are left out are taken out.
+    /// The Connectors that are granted, and the stand-ins, as far as one message holds them; the
+    /// grants of those that are left out are taken out.
     fn fitting(
         &mut self,
         grants: &mut Grants,
@@ -98,8 +98,14 @@ impl Node {
         let mut connectors = namespaces
             .into_iter()
             .flat_map(|namespace| catalog.entries(namespace))
-            .filter(|entry| granted.contains(&entry.connector.id))
-            .map(|entry| (entry.connector.id, Arc::clone(entry)))
+            .flat_map(|entry| {
+                let id = entry.connector.id;
+                let whole = granted.contains(&id).then(|| Arc::clone(entry));
+                let is_open = granted.contains(&undecided(id));
+                let stand_in = is_open.then(|| entry.undecided()).flatten();
+                whole.into_iter().chain(stand_in.map(Arc::new))
+            })
+            .map(|entry| (entry.connector.id, entry))
             .collect();
         let policies: usize = sets.iter().map(|set| wire::policy_size(set.len())).sum();
         let workloads = self.pods.values().map(wire::workload_size).sum::<usize>();
@@ -110,14 +116,16 @@ impl Node {
             left_out.tell(&names);
             self.left_out = left_out;
         }
-        let dropped = &self.left_out.dropped;
-        if !dropped.is_empty() {
-            for set in grants.of_pods.values_mut() {
-                set.retain(|id| !dropped.contains(id));
-            }
+        for set in grants.of_pods.values_mut() {
+            set.retain(|id| connectors.contains_key(id));
         }
         connectors
     }
+}
+
+/// What a host takes of a node's certificate, bytes: its name, and the headers of its constraint.
+pub fn host_size(host: &str) -> usize {
+    host.len() + 6
 }
 
 /// Everything that one node needs: the Connectors that its pods are granted, and no others.
@@ -137,29 +145,41 @@ impl NodeState {
         }
     }
 
-    /// The hosts of all Connectors that the node's workloads are granted, each once. Namespaces
-    /// take turns: whoever takes the first of them takes some of each.
+    /// The hosts of all Connectors that the node's workloads are granted, each once. The next one is
+    /// always of the namespace with the least [`host_size`] so far: whoever takes the first of them
+    /// takes as much of each.
     pub fn hosts(&self) -> Vec<&str> {
         let mut of_namespaces: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for entry in self.connectors.values() {
-            let connector = &entry.connector;
+        let decided = self.connectors.values().map(|entry| &entry.connector);
+        for connector in decided.filter(|it| !is_undecided(it.id)) {
             let hosts = of_namespaces.entry(&connector.namespace).or_default();
             hosts.extend(connector.addresses().map(|address| address.host.as_str()));
         }
         let mut seen = BTreeSet::new();
-        let mut turns: VecDeque<_> = of_namespaces
-            .into_values()
-            .map(BTreeSet::into_iter)
+        let mut turns: BTreeMap<_, _> = of_namespaces
+            .into_iter()
+            .map(|(namespace, hosts)| ((0, namespace), hosts.into_iter()))
             .collect();
         let mut hosts = Vec::new();
-        while let Some(mut of_namespace) = turns.pop_front() {
+        while let Some(((size, namespace), mut of_namespace)) = turns.pop_first() {
             if let Some(host) = of_namespace.find(|host| !seen.contains(host)) {
                 seen.insert(host);
                 hosts.push(host);
-                turns.push_back(of_namespace);
+                turns.insert((size + host_size(host), namespace), of_namespace);
             }
         }
         hosts
+    }
+
+    /// Whether any workload of the node is granted a Connector with this host.
+    pub fn has_host(&self, host: &str) -> bool {
+        let mut connectors = self.connectors.values().map(|entry| &entry.connector);
+        connectors.any(|it| !is_undecided(it.id) && it.addresses().any(|it| it.host == host))
+    }
+
+    /// A workload of the node, by the uid of its pod.
+    pub fn workload(&self, uid: &str) -> Option<&Workload> {
+        self.workloads.get(uid)
     }
 
     /// The message that leads from this state to a newer one; `None` if they are the same.

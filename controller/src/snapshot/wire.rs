@@ -9,7 +9,7 @@ use proxy_common::distribution::{self as wire, credential::Kind};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::catalog::Entry;
-use crate::grants::{Pod, PolicyId};
+use crate::grants::{Pod, PolicyId, is_undecided};
 
 pub(super) fn connector(entry: &Entry) -> wire::Connector {
     let connector = &entry.connector;
@@ -49,6 +49,7 @@ pub(super) fn connector(entry: &Entry) -> wire::Connector {
             OnUntrustedCa::Passthrough => wire::OnUntrustedCa::Passthrough,
         }
         .into(),
+        undecided: is_undecided(connector.id),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod bundles;
 mod callers;
+mod events;
 mod listener;
 mod logs;
 mod node;

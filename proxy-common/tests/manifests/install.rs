@@ -236,6 +236,7 @@ fn the_controller_writes_only_what_it_decided() {
     }
     let expected = [
         "cluster: create configmaps ",
+        "cluster: create events ",
         "cluster: create subjectaccessreviews ",
         "cluster: create tokenreviews ",
         "cluster: patch configmaps postern-ca",

@@ -6,8 +6,8 @@ use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use proxy_common::distribution::{
-    Acknowledge, AgentMessage, Hello, NodeUpdate, SignRequest, SignResponse, agent_message::Kind,
-    distribution_client::DistributionClient,
+    Acknowledge, AgentMessage, Hello, NodeUpdate, SignRequest, SignResponse, Untrusting,
+    UntrustingReport, agent_message::Kind, distribution_client::DistributionClient,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -155,7 +155,8 @@ impl Controller {
     pub(super) async fn sign(&self, csr: Vec<u8>) -> Result<SignResponse, ControllerError> {
         let channel = self.channel.load_full();
         let channel = channel.ok_or_else(|| ControllerError::Away(self.address.clone()))?;
-        let mut client = DistributionClient::new(Channel::clone(&channel));
+        let mut client = DistributionClient::new(Channel::clone(&channel))
+            .max_decoding_message_size(limits::UPDATE);
         let request = SignRequest {
             csr,
             node: self.node.clone(),
@@ -163,6 +164,26 @@ impl Controller {
         let answer = client.sign_node_authority(self.authenticated(request)?);
         match timeout(limits::SIGN, answer).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.refused(&status)),
+            Err(_) => Err(ControllerError::Silent(self.address.clone())),
+        }
+    }
+
+    /// Tells which pods do not trust this node's authority.
+    pub(super) async fn report_untrusting(
+        &self,
+        list: Vec<Untrusting>,
+    ) -> Result<(), ControllerError> {
+        let channel = self.channel.load_full();
+        let channel = channel.ok_or_else(|| ControllerError::Away(self.address.clone()))?;
+        let mut client = DistributionClient::new(Channel::clone(&channel));
+        let report = UntrustingReport {
+            node: self.node.clone(),
+            list,
+        };
+        let answer = client.report_untrusting(self.authenticated(report)?);
+        match timeout(limits::SIGN, answer).await {
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(status)) => Err(self.refused(&status)),
             Err(_) => Err(ControllerError::Silent(self.address.clone())),
         }

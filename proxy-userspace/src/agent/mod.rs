@@ -7,6 +7,7 @@
 
 mod authority;
 mod controller;
+mod distrust;
 mod first;
 mod pods;
 mod retired;
@@ -50,10 +51,11 @@ use crate::{
 };
 use authority::Signer;
 use controller::{Controller, Receipt, Update};
+use distrust::Distrust;
 use first::First;
 use pods::{Pods, own_pod};
 use snapshot::Snapshot;
-use status::{Board, Socket};
+use status::{Board, Facts, News, Socket};
 use stop::Stop;
 
 /// What `postern agent` was told.
@@ -126,6 +128,7 @@ async fn start(options: &Options) -> Result<()> {
         roots: Roots::system(),
         connected: controller.connected(),
         signer: Signer::new(Arc::clone(&controller)),
+        distrust: Distrust::new(Arc::clone(&controller)),
         board: Arc::clone(&board),
         snapshot: Snapshot::default(),
         unacknowledged: None,
@@ -143,6 +146,7 @@ struct Agent {
     proxy: Arc<Proxy>,
     roots: Roots,
     signer: Signer,
+    distrust: Distrust,
     snapshot: Snapshot,
     updates: mpsc::Receiver<Update>,
     /// The last update, until all of it is in force.
@@ -243,15 +247,15 @@ impl Agent {
         let mut beat = interval(limits::HEARTBEAT);
         loop {
             if self.snapshot.version().is_some() {
-                self.signer.want(&self.snapshot.hosts());
+                self.signer.want(self.snapshot.hosts());
                 if self.signer.hosts().is_some() {
                     return;
                 }
             }
             tokio::select! {
                 Some(update) = self.updates.recv() => self.take(&update),
-                signed = self.signer.next() => {
-                    self.proxy.interceptor.set_authority(signed.authority);
+                authority = self.signer.next() => {
+                    self.proxy.interceptor.set_authority(authority);
                 }
                 _ = beat.tick() => self.report(None),
             }
@@ -262,7 +266,7 @@ impl Agent {
     /// are replaced by those that are known here. They stay while some are missing, so that pods
     /// need not wait for names that do not resolve.
     async fn resolve(&self) {
-        let mut missing = self.snapshot.hosts();
+        let mut missing = self.snapshot.hosts().clone();
         let lookups = async {
             let mut running = JoinSet::new();
             for host in missing.clone() {
@@ -309,10 +313,22 @@ impl Agent {
         let mut first = First::new();
         let mut beat = interval(limits::HEARTBEAT);
         let mut told = Some(Instant::now());
+        let mut told_last = News::default();
         node.resolve_soon();
         loop {
             first.look(pods, &self.snapshot, node)?;
-            self.report(Some((pods, first.are_served())));
+            let facts = Facts {
+                pods: pods.changes(),
+                served: first.are_served(),
+                state: self.snapshot.version(),
+                signed: self.signer.signed(),
+                connected: *self.connected.borrow(),
+            };
+            if told_last.is_news(facts) {
+                self.report(Some((pods, first.are_served())));
+            } else {
+                self.board.update(|_| {});
+            }
             if !*self.connected.borrow() {
                 told = None;
             }
@@ -334,19 +350,24 @@ impl Agent {
                         self.bring_into_force(node)?;
                     }
                 }
-                signed = self.signer.next() => {
-                    self.proxy.interceptor.set_authority(signed.authority);
+                authority = self.signer.next() => {
+                    self.proxy.interceptor.set_authority(authority);
                     self.bring_into_force(node)?;
                     node.resolve_soon();
-                    if self.signer.was_asked_for(&self.snapshot.hosts()) {
+                    if self.signer.was_asked_for(self.snapshot.hosts()) {
                         self.acknowledge("the node's authority does not cover all hosts");
                     }
                 }
                 () = at(retry) => pods.retry(&self.snapshot, node),
                 () = stop.wait() => return Ok(()),
                 error = node.keep_up() => return Err(error.into()),
-                // The authority grows old.
-                _ = beat.tick() => self.signer.want(&self.snapshot.hosts()),
+                _ = beat.tick() => {
+                    // The authority grows old.
+                    self.signer.want(self.snapshot.hosts());
+                    // What connections do, and time, is reported as often as this.
+                    told_last = News::default();
+                    self.distrust.report(self.untrusting(), &self.snapshot);
+                }
             }
         }
     }
@@ -368,8 +389,7 @@ impl Agent {
     /// Makes the state that is known the one in force, as far as the authority is good for it;
     /// the rest follows when it has been signed for.
     fn bring_into_force(&mut self, node: &mut Node) -> Result<()> {
-        let hosts = self.snapshot.hosts();
-        self.signer.want(&hosts);
+        self.signer.want(self.snapshot.hosts());
         let Some(signed) = self.signer.hosts() else {
             return Ok(());
         };
@@ -380,7 +400,7 @@ impl Agent {
                 faults.push(error.to_string());
             }
         }
-        if self.signer.covers(&hosts) {
+        if self.signer.settles(self.snapshot.hosts()) {
             self.acknowledge("");
         }
         Ok(())

@@ -88,6 +88,30 @@ pub enum StatusError {
     },
 }
 
+/// What a status depends on that may change at each turn of the main loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// Changes of pods so far.
+    pub(super) pods: u64,
+    pub(super) served: bool,
+    /// Version of the controller's state.
+    pub(super) state: Option<u64>,
+    /// When the authority was signed.
+    pub(super) signed: Option<Instant>,
+    pub(super) connected: bool,
+}
+
+/// What was reported last: to work out a status costs more than most turns do.
+#[derive(Default)]
+pub(super) struct News(Option<Facts>);
+
+impl News {
+    /// Whether that was something else.
+    pub(super) fn is_news(&mut self, facts: Facts) -> bool {
+        self.0.replace(facts) != Some(facts)
+    }
+}
+
 /// The newest status, and when the main loop last turned.
 #[derive(Debug)]
 pub(super) struct Board(Mutex<(Status, Instant)>);
@@ -201,4 +225,44 @@ pub async fn ask(directory: &Path) -> Result<Status, StatusError> {
         Err(_) => return Err(StatusError::Silent(path)),
     };
     serde_json::from_slice(&text).map_err(|source| StatusError::Answer { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_changes_nothing_is_no_news() {
+        let facts = Facts {
+            pods: 1,
+            served: false,
+            state: Some(1),
+            signed: None,
+            connected: true,
+        };
+        let mut news = News::default();
+        assert!(news.is_news(facts));
+        assert!(!news.is_news(facts));
+        for other in [
+            Facts { pods: 2, ..facts },
+            Facts {
+                served: true,
+                ..facts
+            },
+            Facts {
+                state: Some(2),
+                ..facts
+            },
+            Facts {
+                signed: Some(Instant::now()),
+                ..facts
+            },
+            Facts {
+                connected: false,
+                ..facts
+            },
+        ] {
+            assert!(news.is_news(other) && news.is_news(facts));
+        }
+    }
 }

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 use crate::{
     node::{Binding, Granted},
     state::{
-        Address, CertificateFault, ClientAuthorization, ClientCertificate, Connector, ConnectorId,
-        Credential, FailurePolicy, OnUntrustedCa, Protocol, Scheme,
+        Address, AddressError, CertificateFault, ClientAuthorization, ClientCertificate, Connector,
+        ConnectorId, Credential, FailurePolicy, OnUntrustedCa, Protocol, Scheme,
         generator::{Generated, GeneratorError},
     },
 };
@@ -31,16 +31,35 @@ pub(super) enum WireError {
          controller"
     )]
     Any,
-    /// A Connector without an address.
-    #[error("connector {0} has no address")]
+    /// A Connector without any address that could be refused.
+    #[error(
+        "connector {0} has no address that this version of the agent understands: nothing of it is \
+         in force but what was known of it before, which is refused; update the agent"
+    )]
     NoAddress(String),
-    /// A port that is none.
-    #[error("connector {connector} has port {port}")]
-    Port {
+    /// An address that cannot be. It is not repeated: it may have anything in it.
+    #[error(
+        "connector {connector} is not in force: its address {fault}; all of its addresses are \
+         refused; write another one, or update the agent"
+    )]
+    Address {
         /// Namespace and name.
         connector: String,
-        /// What was sent.
-        port: u32,
+        /// Why not.
+        fault: AddressError,
+    },
+    /// An address extension that cannot be.
+    #[error(
+        "connector {connector} goes without its address extension {number}, which {fault}; write \
+         another one, or update the agent"
+    )]
+    Extension {
+        /// Namespace and name.
+        connector: String,
+        /// Which one, counted from 1.
+        number: usize,
+        /// Why not.
+        fault: AddressError,
     },
     /// A value that this version does not know.
     #[error(
@@ -79,22 +98,17 @@ pub(super) enum WireError {
     },
 }
 
-/// A Connector with the state of its credential. One with a value that this version does not
-/// know is not usable, so that its connections are refused instead of going out without a
-/// credential; the fault says why.
-pub(super) fn granted(
-    message: &wire::Connector,
-) -> Result<(Granted, Option<WireError>), WireError> {
+/// A Connector with the state of its credential, and what is wrong with it. One with a value that
+/// this version does not know is not usable, so that its connections are refused instead of going
+/// out without a credential. An extension that cannot be costs nothing but itself: nobody can
+/// connect there. Fails if there is nothing that could be refused.
+pub(super) fn granted(message: &wire::Connector) -> Result<(Granted, Vec<WireError>), WireError> {
     if message.id == 0 {
         return Err(WireError::Zero("a connector"));
     }
     let title = format!("{}/{}", message.namespace, message.name);
-    let mut addresses = message
-        .addresses
-        .iter()
-        .map(|it| address(it, &title))
-        .collect::<Result<Vec<_>, _>>()?
-        .into_iter();
+    let mut faults = Vec::new();
+    let (mut addresses, is_own) = addresses(message, &title, &mut faults);
     let mut unknown = None;
     let mut missing = |field| unknown = Some(unknown_value(&title, field));
     let protocol = protocol(message.protocol).unwrap_or_else(|| {
@@ -145,10 +159,43 @@ pub(super) fn granted(
         binding: Binding {
             generation: message.generation,
             revision: message.revision,
-            usable: message.usable && unknown.is_none(),
+            usable: message.usable && !message.undecided && is_own && unknown.is_none(),
         },
     };
-    Ok((granted, unknown))
+    faults.extend(unknown);
+    Ok((granted, faults))
+}
+
+/// The addresses that can be, and whether the first of them is the Connector's own. In the place
+/// of one whose port is none stands the same with the port of its scheme, to be refused.
+fn addresses(
+    message: &wire::Connector,
+    title: &str,
+    faults: &mut Vec<WireError>,
+) -> (std::vec::IntoIter<Address>, bool) {
+    let mut found = Vec::with_capacity(message.addresses.len());
+    let mut is_own = true;
+    for (number, sent) in message.addresses.iter().enumerate() {
+        let connector = title.to_owned();
+        match address(sent) {
+            Ok(address) => found.push(address),
+            Err(fault) if number == 0 => {
+                is_own = false;
+                let with_usual_port = wire::Address {
+                    port: scheme(sent).default_port().into(),
+                    ..sent.clone()
+                };
+                found.extend(address(&with_usual_port));
+                faults.push(WireError::Address { connector, fault });
+            }
+            Err(fault) => faults.push(WireError::Extension {
+                connector,
+                number,
+                fault,
+            }),
+        }
+    }
+    (found.into_iter(), is_own)
 }
 
 /// Whether a policy may have this number.
@@ -205,21 +252,30 @@ fn on_untrusted_ca(value: i32) -> Option<OnUntrustedCa> {
     })
 }
 
-fn address(message: &wire::Address, connector: &str) -> Result<Address, WireError> {
-    let port = u16::try_from(message.port).ok().filter(|port| *port != 0);
-    Ok(Address {
-        scheme: if message.tls {
-            Scheme::Https
-        } else {
-            Scheme::Http
-        },
+fn scheme(message: &wire::Address) -> Scheme {
+    if message.tls {
+        Scheme::Https
+    } else {
+        Scheme::Http
+    }
+}
+
+/// Host and port by the rules for what users write: what comes out is what the controller has
+/// made of that.
+fn address(message: &wire::Address) -> Result<Address, AddressError> {
+    let port = u16::try_from(message.port).map_err(|_| AddressError::Port)?;
+    let address = Address {
+        scheme: scheme(message),
         host: message.host.clone(),
-        port: port.ok_or_else(|| WireError::Port {
-            connector: connector.to_owned(),
-            port: message.port,
-        })?,
+        port,
         path: message.path.clone(),
-    })
+    };
+    let written = format!("{}://{}:{port}", address.scheme, address.bracketed_host());
+    if Address::parse(&written)?.host == address.host {
+        Ok(address)
+    } else {
+        Err(AddressError::Host)
+    }
 }
 
 /// Copies, so that the message is left to wipe what it holds.
@@ -304,8 +360,8 @@ mod tests {
     fn a_generator_arrives_with_what_it_is_given() {
         let rego = "package proxy\n\
                     auth := {\"position\": \"query\", \"auth\": {\"k\": input.data.token}}";
-        let (granted, fault) = granted(&message(rego)).expect("a Connector");
-        assert!(granted.binding.usable && fault.is_none());
+        let (granted, faults) = granted(&message(rego)).expect("a Connector");
+        assert!(granted.binding.usable && faults.is_empty());
         let Some(Credential::Generated(generated)) = &granted.connector.credential else {
             panic!("{granted:?}");
         };
@@ -374,13 +430,95 @@ mod tests {
             ),
             (unknown, "update the agent"),
         ] {
-            let (granted, fault) = granted(&message).expect("a Connector");
+            let (granted, faults) = granted(&message).expect("a Connector");
             assert!(!granted.binding.usable && granted.connector.credential.is_none());
-            let fault = fault.expect("a fault").to_string();
+            let [fault] = faults.as_slice() else {
+                panic!("{faults:?}");
+            };
+            let fault = fault.to_string();
             assert!(
                 fault.contains("team/api") && fault.contains(expected),
                 "{fault}"
             );
+        }
+    }
+
+    fn at(host: &str, port: u32) -> wire::Address {
+        wire::Address {
+            tls: true,
+            host: host.to_owned(),
+            port,
+            path: String::new(),
+        }
+    }
+
+    /// What is in force of a Connector with these addresses: hosts and ports, whether it is
+    /// usable, and what is wrong.
+    fn in_force(addresses: Vec<wire::Address>) -> (Vec<String>, bool, Vec<String>) {
+        let message = wire::Connector {
+            addresses,
+            credential: None,
+            ..message("")
+        };
+        let (granted, faults) = granted(&message).expect("a Connector");
+        let addresses = granted.connector.addresses();
+        (
+            addresses.map(Address::to_string).collect(),
+            granted.binding.usable,
+            faults.iter().map(ToString::to_string).collect(),
+        )
+    }
+
+    #[test]
+    fn an_extension_that_cannot_be_costs_nothing_but_itself() {
+        let good = || at("api.example.com", 443);
+        for bad in [
+            at("other.example.com", 65_536),
+            at("other.example.com", 0),
+            at("", 443),
+            at("other.example.com/path", 443),
+            at("me@other.example.com", 443),
+            at("OTHER.example.com", 443),
+        ] {
+            let more = at("192.0.2.1", 8443);
+            let (addresses, usable, faults) = in_force(vec![good(), bad.clone(), more]);
+            assert!(usable, "{}:{}", bad.host, bad.port);
+            assert_eq!(
+                addresses,
+                ["https://api.example.com", "https://192.0.2.1:8443"],
+                "{}:{}",
+                bad.host,
+                bad.port
+            );
+            assert_eq!(faults.len(), 1, "{faults:?}");
+            assert!(faults[0].contains("team/api goes without its address extension 1"));
+        }
+        let (addresses, usable, faults) = in_force(vec![good(), at("2001:db8::1", 443)]);
+        assert!(usable && faults.is_empty(), "{faults:?}");
+        assert_eq!(addresses[1], "https://[2001:db8::1]");
+    }
+
+    #[test]
+    fn a_connector_whose_own_address_cannot_be_is_refused_where_that_is_possible() {
+        let extension = || at("more.example.com", 443);
+        let (addresses, usable, faults) =
+            in_force(vec![at("api.example.com", 70_000), extension()]);
+        assert!(!usable);
+        assert_eq!(
+            addresses,
+            ["https://api.example.com", "https://more.example.com"]
+        );
+        assert!(faults[0].contains("team/api is not in force"), "{faults:?}");
+        let (addresses, usable, _) = in_force(vec![at("", 443), extension()]);
+        assert!(!usable);
+        assert_eq!(addresses, ["https://more.example.com"]);
+        for addresses in [vec![], vec![at("", 443)]] {
+            let message = wire::Connector {
+                addresses,
+                ..message("")
+            };
+            let error = granted(&message).expect_err("nothing to refuse");
+            assert!(matches!(error, WireError::NoAddress(_)), "{error}");
         }
     }
 }

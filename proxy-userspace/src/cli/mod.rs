@@ -19,7 +19,8 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use nix::errno::Errno;
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use proxy_common::log::directives;
+use tracing_subscriber::EnvFilter;
 
 use crate::state::{self, Loaded, Source};
 
@@ -160,24 +161,7 @@ fn init_log(filter: &str) {
         .init();
 }
 
-/// Levels apply to Postern alone: libraries below it may log the headers that they send.
 fn log_filter(filter: &str) -> Result<EnvFilter, String> {
-    let mut directives = vec!["postern=warn".to_owned()];
-    for directive in filter
-        .split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-    {
-        if directive.parse::<LevelFilter>().is_ok() {
-            directives.push(format!("postern={directive}"));
-        } else if directive.starts_with("postern") {
-            directives.push(directive.to_owned());
-        } else {
-            return Err(format!(
-                "{directive:?} is neither a level (error, warn, info, debug, trace, off) nor a \
-                 part of Postern, such as postern::access=info"
-            ));
-        }
-    }
-    EnvFilter::try_new(directives.join(",")).map_err(|error| error.to_string())
+    let directives = directives(filter, "postern", "postern::access=info")?;
+    EnvFilter::try_new(directives).map_err(|error| error.to_string())
 }

@@ -32,7 +32,7 @@ enum Change {
 }
 
 /// Attaches programs to the cgroup with an id, one link for each; after an error everything is
-/// as it was.
+/// as it was, but for [`DatapathError::Settle`]: all programs are attached then.
 ///
 /// A link that is there goes on with the new program: each call runs either the old one or the
 /// new one. Which of the hooks have the new one already does not matter, because old and new
@@ -54,7 +54,36 @@ pub(super) fn attach_pinned(
             }
         }
     }
-    changes.into_iter().try_for_each(Change::settle)
+    // What fails of one hook must not keep the others from their places.
+    let settled = changes.into_iter().map(Change::settle);
+    settled.fold(Ok(()), Result::and)
+}
+
+/// Finishes what an agent began that ended between attaching a program and giving its link the
+/// name under which it is looked for: until then the program runs, and would run beside the next
+/// one. A link that leads nowhere any more is removed.
+pub(super) fn finish_begun(pins: &Pins) -> Result<(), DatapathError> {
+    for (hook, id) in pins.begun_links()? {
+        let (new, path) = (pins.new_link(&hook, id), pins.link(&hook, id));
+        let attachment = sys::open(&new).and_then(|link| sys::attachment(link.as_fd()));
+        let is_used = attachment.is_ok_and(|found| {
+            found.is_some_and(|it| it.cgroup == id && Some(it.hook) == load::attach_type(&hook))
+        });
+        if is_used {
+            tracing::info!(
+                "an earlier agent did not finish attaching {}",
+                path.display()
+            );
+            Change::Attached { new, path }.settle()?;
+        } else if let Err(error) = fs::remove_file(&new) {
+            // It does nothing there, but for being in the way of the next one.
+            tracing::warn!(
+                "cannot remove {}, which is of no use: {error}",
+                new.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 fn change(
@@ -137,7 +166,7 @@ impl Change {
             Self::Updated { .. } => Ok(()),
             // A link that loses its last name is detached.
             Self::Attached { new, path } => {
-                fs::rename(new, &path).map_err(DatapathError::pins("replace", &path))
+                fs::rename(new, &path).map_err(|source| DatapathError::Settle { path, source })
             }
         }
     }

@@ -15,6 +15,11 @@ use super::{DatapathError, monotonic_ns, sys::RawMap};
 /// The only key of an array.
 const FIRST: [u8; 4] = 0u32.to_ne_bytes();
 
+/// What is in the place of a claim once the agent that it was made to gives way.
+pub(super) fn granted(claim: u64) -> u64 {
+    !claim
+}
+
 /// A pinned `CONFIG`, of this version or another.
 #[derive(Debug)]
 pub(super) struct KnownConfig {
@@ -113,12 +118,13 @@ impl Claims {
     pub(super) fn announce(&mut self, directory: &Path) {
         let before = self.before.entry(directory.to_path_buf()).or_default();
         let owner = self.owner;
+        let is_ours = |found| found == owner || found == granted(owner);
         let found = KnownConfig::open(directory).and_then(|config| {
             config
-                .swap_owner(|found| (found != owner).then_some(owner))
+                .swap_owner(|found| (!is_ours(found)).then_some(owner))
                 .ok()
         });
-        if let Some(found) = found.filter(|found| *found != owner) {
+        if let Some(found) = found.filter(|found| !is_ours(*found)) {
             *before = Some(found);
         }
     }
@@ -126,6 +132,13 @@ impl Claims {
     /// Whether somebody had to be told to give way.
     pub(super) fn include(&self, directory: &Path) -> bool {
         self.before.contains_key(directory)
+    }
+
+    /// Whether the agent with this `CONFIG` gave way to this claim, and did not just die.
+    pub(super) fn is_granted(&self, config: &KnownConfig) -> bool {
+        config
+            .owner()
+            .is_ok_and(|found| found == granted(self.owner))
     }
 
     /// Ends the wait successfully. Returns the number.

@@ -25,7 +25,8 @@ const PREFIX: &str = "abi";
 #[derive(Debug)]
 pub(super) struct Locked {
     pub(super) path: PathBuf,
-    _lock: Flock<File>,
+    /// `None` while somebody else may have it.
+    lock: Option<Flock<File>>,
 }
 
 /// What came of an attempt to lock a directory.
@@ -100,12 +101,25 @@ impl Locked {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) if is_at(&lock, path) => Ok(Attempt::Locked(Self {
                 path: path.to_path_buf(),
-                _lock: lock,
+                lock: Some(lock),
             })),
             Ok(_) => Ok(Attempt::Gone),
             Err((_, Errno::EWOULDBLOCK)) => Ok(Attempt::Held),
             Err((_, errno)) => Err(DatapathError::pins("lock", path)(errno.into())),
         }
+    }
+
+    /// Lets somebody else have the lock.
+    pub(super) fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    /// Locks it again; whether nobody else has.
+    pub(super) fn lock_again(&mut self) -> Result<bool, DatapathError> {
+        if let Attempt::Locked(locked) = Self::attempt(&self.path)? {
+            *self = locked;
+        }
+        Ok(self.lock.is_some())
     }
 
     /// Removes everything. The links go first: programs without their maps would refuse what

@@ -88,6 +88,17 @@ pub enum DatapathError {
         /// What the kernel answered.
         source: io::Error,
     },
+    /// A program is attached, and its link has not got its name.
+    #[error(
+        "cannot name the link of a program that is attached {}: {source}; make room there, and start \
+         the agent again: it finishes this", path.display()
+    )]
+    Settle {
+        /// The name.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
     /// A workload's cgroup was removed and made again.
     #[error("{} is not the cgroup of the workload any more", path.display())]
     OtherCgroup {

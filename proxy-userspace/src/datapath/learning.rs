@@ -25,7 +25,9 @@ use proxy_common::maps::{
 use tokio::time::Instant;
 
 use super::{
-    DatapathError, Pins, attach, load,
+    DatapathError, Pins, attach,
+    leftovers::Leftovers,
+    load,
     mirror::{self, Mirror},
 };
 use crate::limits;
@@ -35,6 +37,7 @@ pub(super) struct Learning {
     hostnames: Mirror<HostnameKey, Destination>,
     learned: BpfHashMap<MapData, LearnedKey, Learned>,
     budgets: BpfHashMap<MapData, WorkloadKey, Budget>,
+    leftovers: Leftovers,
     /// Of workloads whose programs end with this process.
     links: HashMap<u64, Vec<FdLink>>,
     /// The share of each workload; 0 before the first one.
@@ -46,7 +49,9 @@ pub(super) struct Learning {
 
 impl Learning {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        let leftovers = Leftovers::open(ebpf)?;
         Ok(Self {
+            leftovers,
             hostnames: super::mirror(ebpf, "HOSTNAMES")?,
             learned: load::map(ebpf, "LEARNED")?,
             budgets: load::map(ebpf, "BUDGETS")?,
@@ -87,6 +92,7 @@ impl Learning {
         pins: Option<&Pins>,
     ) -> Result<(), DatapathError> {
         let key = WorkloadKey { cgroup_id };
+        self.leftovers.keep(cgroup_id);
         let known = self.budget(key)?;
         let workloads = self.workloads()?;
         self.share_out(workloads.len() + usize::from(known.is_none()))?;
@@ -102,7 +108,7 @@ impl Learning {
         Ok(())
     }
 
-    /// Has a workload learn no more, and forgets what it learned.
+    /// Has a workload learn no more, and forgets soon what it learned.
     pub(super) fn dismiss(
         &mut self,
         cgroup_id: u64,
@@ -122,8 +128,7 @@ impl Learning {
         // Without a budget the kernel adds nothing.
         gone(self.budgets.remove(&key)).map_err(map_error("BUDGETS"))?;
         if budget.used > 0 {
-            let all = self.entries()?;
-            self.forget(all.get(&cgroup_id).into_iter().flatten())?;
+            self.leftovers.remove(cgroup_id);
         }
         Ok(())
     }

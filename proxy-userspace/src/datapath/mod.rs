@@ -9,17 +9,19 @@ mod features;
 mod flow_shares;
 mod flows;
 mod learning;
+mod leftovers;
 mod load;
 mod mirror;
 mod pins;
 mod predecessor;
+mod succession;
 mod sys;
 
 pub use directory::{Unloaded, unload};
 pub use error::DatapathError;
 pub use features::Features;
 pub use flows::FlowTable;
-pub use pins::{Pins, Succession, ensure_alone, is_deserted};
+pub use pins::{GaveWay, Pins, Succession, ensure_alone, is_deserted};
 
 use std::{
     collections::HashSet,
@@ -98,6 +100,9 @@ impl Datapath {
         pins: Option<Pins>,
     ) -> Result<(Self, FlowTable), DatapathError> {
         let features = Features::probe();
+        if let Some(pins) = &pins {
+            attach::finish_begun(pins)?;
+        }
         let mut ebpf = load::object(pins.as_ref(), features)?;
         features.log_missing(&error::running_kernel());
         let mut settings = Config {
@@ -329,19 +334,6 @@ impl Datapath {
         wanted: impl Fn(u32) -> bool,
     ) -> Result<(), DatapathError> {
         self.credentials.retain(|key| wanted(key.connector))
-    }
-
-    /// Whether another agent wants to write the maps.
-    pub fn is_claimed(&self) -> Result<bool, DatapathError> {
-        if self.pins.is_none() {
-            return Ok(false);
-        }
-        Ok(self.read_config()?.owner != self.settings.owner)
-    }
-
-    /// Gives up the right to write. Nothing may be written from here on.
-    pub fn release(&mut self) {
-        self.pins = None;
     }
 
     /// The sign of life without which the kernel stops redirecting. There is none before the

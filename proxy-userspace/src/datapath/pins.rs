@@ -2,14 +2,15 @@
 //! right to write them.
 //!
 //! Whoever holds the lock on the directory is the only writer. A newcomer announces itself in
-//! `CONFIG` and waits; the incumbent sees that, stops writing and lets go of the lock. The
-//! kernel takes it from an agent that died.
+//! `CONFIG` and waits; the incumbent sees that, stops writing, says so and lets go of the lock, and
+//! takes it back if the newcomer does not come to take it. The kernel takes it from an agent that
+//! died.
 //!
 //! The layout of the maps has a version, and each version a directory. A newcomer takes the locks
 //! of all of them: one node has one agent.
 
 use std::{
-    fs,
+    fs, iter,
     path::{Path, PathBuf},
 };
 
@@ -24,7 +25,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     DatapathError,
-    claim::{Claims, KnownConfig},
+    claim::{Claims, KnownConfig, granted},
     directory::{self, Attempt, Locked},
     monotonic_ns,
     predecessor::Predecessor,
@@ -82,9 +83,30 @@ pub enum Succession {
 pub struct Pins {
     directory: Locked,
     owner: u64,
-    /// Whether another agent gave way, and still serves.
+    /// Whether another agent gave way, and still serves: it said so, and did not die meanwhile.
     handed_over: bool,
     predecessors: Vec<Predecessor>,
+    /// Somebody else may take the locks.
+    offer: Option<Offer>,
+}
+
+#[derive(Debug)]
+struct Offer {
+    /// What is in the place of the claim.
+    granted: u64,
+    /// Until when that has to be taken.
+    deadline: Instant,
+}
+
+/// What came of giving way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GaveWay {
+    /// That is to be asked again.
+    Waiting,
+    /// To the other agent, which is the writer now.
+    Gone,
+    /// To nobody: this one is the writer.
+    Stays,
 }
 
 /// Fails if an agent runs that has its pins below `base`.
@@ -152,24 +174,86 @@ impl Pins {
             })
             .collect();
         let config = KnownConfig::open(directory);
-        let serves = config.as_ref().is_some_and(KnownConfig::is_fresh);
+        let gave_way = |config: &KnownConfig| config.is_fresh() && claims.is_granted(config);
         let pins = Self {
-            handed_over: claims.include(directory) && serves,
+            handed_over: config.as_ref().is_some_and(gave_way),
             owner: claims.keep(),
             // `lock_all` has seen to it that it is there.
             directory: own.pop().ok_or_else(|| DatapathError::Held {
                 path: directory.to_path_buf(),
             })?,
             predecessors,
+            offer: None,
         };
         // The kernel has been waiting since the other agent stopped writing.
         let now_ns = monotonic_ns()?;
-        if let Some(config) = config.filter(|_| pins.handed_over) {
+        if let Some(config) = config {
+            // Who gave way waits for this before it takes the successor for one that lives.
             config.swap_owner(|_| Some(pins.owner))?;
-            config.set_heartbeat(now_ns)?;
+            if pins.handed_over {
+                config.set_heartbeat(now_ns)?;
+            }
+        }
+        for predecessor in &pins.predecessors {
+            predecessor.take(pins.owner)?;
         }
         pins.heartbeat(now_ns)?;
         Ok(pins)
+    }
+
+    /// Lets go of the locks for the agent that claims them, and looks whether it has come to take
+    /// them. One that died while it waited never will: then this one takes them back. Nothing may be
+    /// written before that is decided.
+    pub(super) fn give_way(&mut self) -> Result<GaveWay, DatapathError> {
+        let Some(config) = KnownConfig::open(&self.directory.path) else {
+            return Ok(GaveWay::Gone);
+        };
+        let offer = if let Some(offer) = &self.offer {
+            offer
+        } else {
+            let claim = config.swap_owner(|claim| Some(granted(claim)))?;
+            self.locked().for_each(Locked::unlock);
+            self.offer.insert(Offer {
+                granted: granted(claim),
+                deadline: Instant::now() + limits::GIVE_WAY,
+            })
+        };
+        if config.swap_owner(|_| None)? != offer.granted {
+            return Ok(GaveWay::Gone);
+        }
+        if Instant::now() < offer.deadline {
+            return Ok(GaveWay::Waiting);
+        }
+        if !self.take_back(&config)? {
+            return Ok(GaveWay::Gone);
+        }
+        self.offer = None;
+        Ok(GaveWay::Stays)
+    }
+
+    /// Whether it is not decided yet who is the writer.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.offer.is_some()
+    }
+
+    /// Whether all locks could be had again.
+    fn take_back(&mut self, config: &KnownConfig) -> Result<bool, DatapathError> {
+        let mut all = true;
+        for locked in self.locked() {
+            all = all && locked.lock_again()?;
+        }
+        if !all {
+            self.locked().for_each(Locked::unlock);
+            return Ok(false);
+        }
+        config.swap_owner(|_| Some(self.owner))?;
+        tracing::warn!("another agent wanted to take over and is gone; going on");
+        Ok(true)
+    }
+
+    fn locked(&mut self) -> impl Iterator<Item = &mut Locked> {
+        let others = self.predecessors.iter_mut();
+        iter::once(&mut self.directory).chain(others.map(Predecessor::directory))
     }
 
     /// The number of this writer.
@@ -196,6 +280,16 @@ impl Pins {
     /// Where a link is pinned.
     pub(super) fn link(&self, hook: &str, cgroup: u64) -> PathBuf {
         self.directory.path.join(format!("{hook}-{cgroup}"))
+    }
+
+    /// Hooks and cgroups of links that are not in their places yet.
+    pub(super) fn begun_links(&self) -> Result<Vec<(String, u64)>, DatapathError> {
+        let names = directory::links(&self.directory.path)?;
+        let begun = names.iter().filter_map(|name| {
+            let (hook, id) = name.strip_prefix(NEW)?.rsplit_once('-')?;
+            Some((hook.to_owned(), id.parse().ok()?))
+        });
+        Ok(begun.collect())
     }
 
     /// Removes the links of hooks and cgroups that are not `wanted`, and those of an attempt

@@ -44,6 +44,18 @@ impl Predecessor {
         }
     }
 
+    /// Tells its agent, if it gave way, that the successor lives.
+    pub(super) fn take(&self, owner: u64) -> Result<(), DatapathError> {
+        match &self.config {
+            Some(config) if self.serves => config.swap_owner(|_| Some(owner)).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn directory(&mut self) -> &mut Locked {
+        &mut self.directory
+    }
+
     /// The sign of life that its agent does not give any more, if it serves.
     pub(super) fn heartbeat(&self, now_ns: u64) -> Result<(), DatapathError> {
         match &self.config {

@@ -20,6 +20,9 @@ impl Node {
     ///
     /// What is pinned stays as it is.
     pub async fn drain(mut self, limit: Duration) {
+        if let Err(error) = self.await_decision().await {
+            tracing::warn!("cannot tell whether a successor has taken over: {error}");
+        }
         if self.replaced {
             self.accept_until_flipped().await;
         } else if let Err(error) = self.datapath.rest() {

@@ -7,6 +7,7 @@ mod api_server;
 mod destinations;
 mod enrolled;
 mod expiry;
+mod give_way;
 mod grants;
 mod hand_over;
 mod names;
@@ -320,14 +321,15 @@ impl Node {
     }
 
     async fn tick(&mut self) -> Result<(), NodeError> {
+        self.await_decision().await?;
         self.check_writer()?;
         tokio::select! {
             _ = self.heartbeat.tick() => {
-                self.watch_claims()?;
+                self.watch_claims().await?;
                 self.update_terms()?;
                 self.datapath.heartbeat()?;
             }
-            _ = self.claims.tick() => self.watch_claims()?,
+            _ = self.claims.tick() => self.watch_claims().await?,
             _ = self.tidying.tick() => if let Err(error) = self.datapath.tidy() {
                 tracing::warn!("learned addresses are left as they were: {error}");
             },
@@ -356,22 +358,6 @@ impl Node {
         if let Err(error) = self.update_destinations() {
             tracing::warn!("addresses are left as they were: {error}");
         }
-    }
-
-    /// Lets go of the maps when another agent wants to write them.
-    fn watch_claims(&mut self) -> Result<(), NodeError> {
-        if self.datapath.is_claimed()? {
-            self.datapath.release();
-            self.replaced = true;
-        }
-        self.check_writer()
-    }
-
-    fn check_writer(&self) -> Result<(), NodeError> {
-        if self.replaced {
-            return Err(NodeError::Replaced);
-        }
-        Ok(())
     }
 
     /// The way out for a workload in a namespace.

@@ -24,7 +24,7 @@ use crate::snapshot::{NoRandomness, NodeState};
 pub(super) use traffic::{Answer, Call, Failed};
 
 /// How often a request may fail before nodes are told what there is without its answer.
-const PATIENCE: u32 = 5;
+pub(super) const PATIENCE: u32 = 5;
 
 /// A status on its way to the API server.
 #[derive(Debug)]
@@ -377,6 +377,17 @@ impl State {
                 self.queue.push(job, Urgency::Normal);
             }
         }
+    }
+
+    /// Pods that wait for the first answer of a review, by namespace and name; none if there is an
+    /// answer that holds.
+    pub(super) fn waiting_for(&self, review: &Review) -> Vec<String> {
+        if self.model.has_answer(review) {
+            return Vec::new();
+        }
+        let pods = self.model.pods_of(review);
+        pods.map(|pod| format!("{}/{}", pod.namespace, pod.name))
+            .collect()
     }
 
     /// Whose statuses were written since this was called; each wants a [`Self::rested`] some

@@ -4,7 +4,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::snapshot::budget::{LeftOut, fit};
-use crate::snapshot::{Entry, Node};
+use crate::snapshot::{Entry, Node, host_size};
 use crate::testing::login;
 use connectors::ConnectorId;
 use std::sync::Arc;
@@ -88,4 +88,55 @@ fn hosts_come_in_turns_and_once() {
     node.upsert(pod("1", "team", "builder"));
     let (state, _) = node.evaluate(&catalog, &allowed(&["builder"]));
     assert_eq!(state.hosts(), ["a.example.com", "b.example.com"]);
+}
+
+#[test]
+fn long_hosts_of_one_namespace_do_not_displace_short_ones_of_another() {
+    let mut node = Node::default();
+    let mut catalog = catalog();
+    let class = basic();
+    let mut add = |namespace: &str, name: &str, host: &str| {
+        let id = catalog.id(namespace, name, &format!("{namespace}/{name}"));
+        let mut object = manifest(name, &at(&format!("https://{host}")));
+        object.metadata.namespace = Some(namespace.to_owned());
+        let objects = Objects {
+            class: Some(&class),
+            secret: None,
+            ca_secret: None,
+        };
+        let resolution = reconcile(id, &object, objects).resolution;
+        catalog.publish(namespace, name, resolution, None);
+    };
+    let label = "x".repeat(60);
+    for number in 0..40 {
+        add(
+            "flood",
+            &format!("c{number}"),
+            &format!("{label}.{label}.f{number}.example"),
+        );
+        add("team", &format!("c{number}"), &format!("t{number}.example"));
+    }
+    node.upsert(pod("1", "team", "builder"));
+    node.upsert(pod("2", "flood", "builder"));
+    let mut reviews = allowed(&["builder"]);
+    reviews.answer(
+        crate::grants::Review {
+            namespace: "flood".to_owned(),
+            ..review("builder", None)
+        },
+        true,
+    );
+    let (state, _) = node.evaluate(&catalog, &reviews);
+    let hosts = state.hosts();
+    assert_eq!(hosts.len(), 80);
+    // All of the one are among the first hosts before a share of the other is used up.
+    let of_team: usize = (0..40).map(|it| host_size(&format!("t{it}.example"))).sum();
+    let last = hosts.iter().rposition(|host| host.starts_with('t'));
+    let before = &hosts[..last.expect("a host")];
+    let of_flood = before.iter().filter(|host| host.starts_with('x'));
+    let used: usize = of_flood.map(|host| host_size(host)).sum();
+    assert!(
+        used <= of_team + host_size(&format!("{label}.{label}.f10.example")),
+        "{used}"
+    );
 }

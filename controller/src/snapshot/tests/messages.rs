@@ -82,6 +82,58 @@ fn a_node_gets_no_connector_that_none_of_its_pods_is_granted() {
 }
 
 #[test]
+fn what_is_not_decided_about_is_sent_to_be_refused() {
+    let (mut catalog, mut node, mut reviews) = scene();
+    let open = {
+        let mut spec = at("https://open.example.com");
+        spec["interception"] = json!({"failurePolicy": "Open"});
+        spec
+    };
+    publish(&mut catalog, "open", &open, Some((&login("hunter2"), "1")));
+    node.remove("1");
+    reviews.answer(review("stranger", Some("a")), true);
+    let mut agent = Agent::default();
+    let mut feed = Feed::default();
+    let partial = state(&mut node, &catalog, &reviews);
+    assert_eq!(
+        partial.hosts(),
+        ["a.example.com"],
+        "nobody vouches for the rest"
+    );
+    agent.apply(feed.next(&partial).expect("a message"));
+    agent.assert_is_consistent();
+    assert!(agent.workloads["2"].pending && agent.workloads["2"].policy != 0);
+    // One that fails open is left alone meanwhile.
+    let found: Vec<_> = agent.connectors.values().collect();
+    let [a, b] = found.as_slice() else {
+        panic!("{} Connectors", found.len());
+    };
+    assert_eq!((&*a.name, a.usable, a.undecided), ("a", true, false));
+    assert_eq!((&*b.name, b.usable, b.undecided), ("b", false, true));
+    assert!(b.credential.is_none() && b.addresses[0].host == "b.example.com");
+
+    // Who is granted it has the Connector itself beside that.
+    node.upsert(pod("1", "team", "builder"));
+    let both = state(&mut node, &catalog, &reviews);
+    agent.apply(feed.next(&both).expect("a message"));
+    agent.assert_is_consistent();
+    let named = agent.connectors.values().filter(|it| it.name == "b");
+    let usable: Vec<_> = named.map(|it| (it.usable, it.undecided)).collect();
+    assert_eq!(usable, [(true, false), (false, true)]);
+
+    for connector in ["b", "open"] {
+        reviews.answer(review("stranger", Some(connector)), false);
+    }
+    agent.apply(
+        feed.next(&state(&mut node, &catalog, &reviews))
+            .expect("a message"),
+    );
+    agent.assert_is_consistent();
+    assert!(agent.connectors.values().all(|it| !it.undecided));
+    assert!(!agent.workloads["2"].pending);
+}
+
+#[test]
 fn open_reviews_are_asked_for() {
     let (catalog, mut node, _) = scene();
     let (_, open) = node.evaluate(&catalog, &Reviews::default());

@@ -35,6 +35,8 @@ const LOOK_AGAIN: [(Duration, Duration); 3] = [
 #[derive(Default)]
 pub(super) struct Pods {
     seen: HashMap<u64, Seen>,
+    /// How often one came, went or was treated otherwise than before.
+    changes: u64,
     /// The pod of this agent.
     own: Option<u64>,
     /// Since when the controller says what it knows; `None` while it is away.
@@ -88,12 +90,18 @@ impl Pods {
         self.take(event, left_alone, snapshot, node);
     }
 
+    /// Counts what changes how many pods are served or wait.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// A cgroup came or went.
     pub(super) fn observe(&mut self, event: PodEvent, snapshot: &Snapshot, node: &mut Node) {
         self.take(event, false, snapshot, node);
     }
 
     fn take(&mut self, event: PodEvent, left_alone: bool, snapshot: &Snapshot, node: &mut Node) {
+        self.changes += 1;
         match event {
             PodEvent::Appeared(cgroup) => {
                 tracing::debug!(pod = %cgroup.uid, cgroup = cgroup.cgroup_id, "a pod's cgroup appeared");
@@ -141,7 +149,9 @@ impl Pods {
     pub(super) fn held(&self, snapshot: &Snapshot) -> BTreeSet<PolicyId> {
         let all = self.seen.values();
         all.filter_map(|seen| match seen.state {
-            State::Enrolled(now) => holds(now, snapshot.pod(&seen.cgroup.uid)),
+            State::Enrolled(now) => {
+                holds(now, snapshot.pod(&seen.cgroup.uid), seen.loses(snapshot))
+            }
             _ => None,
         })
         .collect()
@@ -208,6 +218,7 @@ impl Pods {
         let Some(mut seen) = self.seen.remove(&id) else {
             return;
         };
+        let before = (seen.state, seen.left_alone);
         let pod = snapshot.pod(&seen.cgroup.uid);
         let outcome = match (self.step(&seen, snapshot), pod) {
             (Step::Place(policy), Some(pod)) => seen.place(pod, policy, node),
@@ -217,6 +228,7 @@ impl Pods {
             _ => Ok(()),
         };
         seen.note(outcome);
+        self.changes += u64::from((seen.state, seen.left_alone) != before);
         seen.next = match self.step(&seen, snapshot) {
             Step::Nothing if seen.state == State::Pending(None) && pod.is_none() => {
                 stranger_from(seen.since, self.told)
@@ -233,6 +245,7 @@ impl Pods {
             state: seen.state,
             left_alone: seen.left_alone,
             is_stranger: from.is_some_and(|from| from <= Instant::now()),
+            loses: seen.loses(snapshot),
             pod: snapshot.pod(&seen.cgroup.uid),
         })
     }
@@ -253,6 +266,14 @@ impl Seen {
             tracing::error!(pod = %self.cgroup.uid, "cannot serve a pod, trying again: {text}");
         }
         self.failure = failure;
+    }
+
+    /// Whether its policy grants something that what the controller says now does not.
+    fn loses(&self, snapshot: &Snapshot) -> bool {
+        match (self.state, snapshot.pod(&self.cgroup.uid)) {
+            (State::Enrolled(now), Some(pod)) => snapshot.grants_more(now.policy, pod.policy),
+            _ => false,
+        }
     }
 
     fn is_granted(&self, snapshot: &Snapshot) -> bool {

@@ -45,6 +45,8 @@ pub(super) struct Facts<'a> {
     pub(super) left_alone: bool,
     /// The controller has not named it for so long that it never will.
     pub(super) is_stranger: bool,
+    /// Its policy grants something that what the controller says now does not.
+    pub(super) loses: bool,
     /// `None`: the controller does not name it.
     pub(super) pod: Option<&'a Pod>,
 }
@@ -54,17 +56,18 @@ pub(super) struct Facts<'a> {
 ///
 /// What was left alone once is not held up again by questions about it: it runs, and dials what
 /// it likes, as it did. What is served is served on while the answers to new questions are out:
-/// the old ones hold until then, lest it goes without its credentials meanwhile.
+/// what it was granted holds until then, lest it goes without its credentials meanwhile.
 pub(super) fn step(facts: Facts<'_>) -> Step {
     let Facts {
         state,
         left_alone,
         is_stranger,
+        loses,
         pod,
     } = facts;
     let wanted = pod.map_or(PolicyId(0), |pod| pod.policy);
     if let State::Enrolled(now) = state {
-        let wanted = holds(now, pod).unwrap_or(wanted);
+        let wanted = holds(now, pod, loses).unwrap_or(wanted);
         return match pod {
             // At once: to find the place may take long.
             _ if now.policy != wanted => Step::Policy(wanted),
@@ -87,11 +90,11 @@ pub(super) fn step(facts: Facts<'_>) -> Step {
     }
 }
 
-/// The policy that a pod keeps until the controller has a new answer. One that grants nothing is
-/// not worth that.
-pub(super) fn holds(now: Enrolled, pod: Option<&Pod>) -> Option<PolicyId> {
+/// The policy that a pod keeps until the controller has a new answer, if it `loses` something by
+/// what the controller says meanwhile. Each answer that only adds to it counts at once.
+pub(super) fn holds(now: Enrolled, pod: Option<&Pod>, loses: bool) -> Option<PolicyId> {
     let is_open = pod.is_some_and(|pod| pod.pending);
-    (is_open && now.policy.0 != 0).then_some(now.policy)
+    (is_open && loses).then_some(now.policy)
 }
 
 /// From when on a pod counts as a stranger that the controller does not name: its cgroup is
@@ -140,7 +143,19 @@ mod tests {
             state,
             left_alone: false,
             is_stranger: false,
+            loses: false,
             pod,
+        })
+    }
+
+    /// The same for a pod whose policy grants more than what the controller says now.
+    fn losing(state: State, pod: &Pod) -> Step {
+        step(Facts {
+            state,
+            left_alone: false,
+            is_stranger: false,
+            loses: true,
+            pod: Some(pod),
         })
     }
 
@@ -170,6 +185,7 @@ mod tests {
                 state,
                 left_alone: true,
                 is_stranger: false,
+                loses: false,
                 pod: pod.as_ref(),
             })
         };
@@ -190,6 +206,7 @@ mod tests {
                 state,
                 left_alone,
                 is_stranger: true,
+                loses: false,
                 pod: None,
             })
         };
@@ -217,11 +234,15 @@ mod tests {
         // What was taken away does not wait for the place.
         let unverified = of(enrolled(3, false), Some(&known));
         assert_eq!(unverified, Step::Policy(PolicyId(4)));
-        // Questions that are open hold up nobody who is served.
+        // Questions that are open take nothing away from who is served.
         for policy in [0, 3, 4] {
-            let step = of(enrolled(3, true), Some(&pending(policy)));
+            let step = losing(enrolled(3, true), &pending(policy));
             assert_eq!(step, Step::Nothing, "{policy}");
         }
+        assert_eq!(losing(enrolled(3, true), &known), Step::Policy(PolicyId(4)));
+        // What is answered counts while the rest is open.
+        let answered = of(enrolled(3, true), Some(&pending(4)));
+        assert_eq!(answered, Step::Policy(PolicyId(4)));
         let more = of(enrolled(0, true), Some(&pending(3)));
         assert_eq!(more, Step::Policy(PolicyId(3)));
         // Its place can be verified nevertheless, under the policy that it has.
@@ -229,7 +250,7 @@ mod tests {
             pending: true,
             ..known
         };
-        let place = of(enrolled(3, false), Some(&placed));
+        let place = losing(enrolled(3, false), &placed);
         assert_eq!(place, Step::Place(PolicyId(3)));
     }
 

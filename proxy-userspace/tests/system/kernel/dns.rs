@@ -294,9 +294,10 @@ fn what_was_learned_survives_a_new_agent_and_goes_with_its_workload() -> Result<
         served(pod, pod, ip, port)?;
 
         next.withdraw(pod.cgroup.id())?;
-        for map in ["WORKLOADS", "BUDGETS", "LEARNED"] {
+        for map in ["WORKLOADS", "BUDGETS"] {
             ensure!(entries(pod, map)?.is_empty(), "{map}");
         }
+        settled(|| Ok(entries(pod, "LEARNED")?.is_empty())).await?;
         pod.attaches(&SHARED_HOOKS).await?;
         server.asked(pod, HOST)?;
         ensure!(entries(pod, "LEARNED")?.is_empty());
@@ -307,7 +308,8 @@ fn what_was_learned_survives_a_new_agent_and_goes_with_its_workload() -> Result<
         drop(next);
         let mut last = pod.take_over().await?;
         last.forget_strangers(|_| false)?;
-        ensure!(entries(pod, "LEARNED")?.is_empty() && entries(pod, "BUDGETS")?.is_empty());
+        ensure!(entries(pod, "BUDGETS")?.is_empty());
+        settled(|| Ok(entries(pod, "LEARNED")?.is_empty())).await?;
         pod.attaches(&[]).await
     })
 }

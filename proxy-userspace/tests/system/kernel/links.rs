@@ -56,6 +56,31 @@ async fn after_a_failure_the_earlier_programs_are_back() -> Result<()> {
     pod.attaches(&HOOKS).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_was_not_named_in_time_is_taken_over() -> Result<()> {
+    let pod = Pod::new("not-named")?;
+    drop(pod.agent(&[]).await?);
+    let before = pod.links()?;
+    // As if the agent had ended between attaching and naming; the second one leads nowhere.
+    let id = pod.cgroup.id();
+    let begun = pod.pinned(&format!("new-getpeername6-{id}"));
+    fs::rename(link(&pod, "getpeername6"), &begun)?;
+    let nowhere = pod.pinned(&format!("new-connect4-{}", id + 1));
+    fs::rename(link(&pod, "connect4"), &nowhere)?;
+    let mut next = pod.only_agent().await?;
+    ensure!(!begun.exists() && !nowhere.exists());
+    ensure!(link(&pod, "getpeername6").exists() && !link(&pod, "connect4").exists());
+    pod.serve(&mut next, &[])?;
+    pod.attaches(&HOOKS).await?;
+    let after = pod.links()?;
+    let kept = before.keys().filter(|link| after.contains_key(link));
+    ensure!(
+        kept.count() == HOOKS.len() - 1,
+        "{before:?}, then {after:?}"
+    );
+    Ok(())
+}
+
 /// A directory where something is to be pinned; it goes with the value, whatever the test finds.
 struct InTheWay(PathBuf);
 

@@ -1,8 +1,8 @@
 //! Agents that come and go, and workloads that do not notice.
 
-use std::{fs, process::Command, sync::Arc};
+use std::{fs, process::Command, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use postern::{
     datapath::{Succession, unload},
     limits,
@@ -11,6 +11,7 @@ use postern::{
     tls::Roots,
 };
 use testkit::{TempDir, command::stdout_of, run_ok};
+use tokio::time::sleep;
 
 use crate::{
     rig::{CURL_REFUSED, HOOKS, Pod, abi, policy, stretched},
@@ -64,7 +65,7 @@ async fn nobody_notices_that_an_agent_is_replaced() -> Result<()> {
     newcomer.set_grace(stretched(limits::GRACE))?;
     let second = tokio::spawn(async move { newcomer.keep_up().await });
     while !open.get(&host)?.closes {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        sleep(Duration::from_millis(10)).await;
     }
     open.ended()?;
     drained.await?;
@@ -92,7 +93,7 @@ async fn after_a_crash_connectors_refuse_until_the_next_agent_serves() -> Result
     while !refused_as_stale(&pod)? {
         let refused = pod.curl(&[&pod.url(port)])?;
         ensure!(refused.status.code() == Some(CURL_REFUSED), "{refused:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100)).await;
     }
 
     let mut next = pod.take_over().await?;
@@ -191,7 +192,7 @@ async fn a_newcomer_that_gives_up_leaves_the_incumbent_in_charge() -> Result<()>
     };
     // The incumbent does not look meanwhile.
     while owner(&pod)? == before {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        sleep(Duration::from_millis(10)).await;
     }
     waiting.abort();
     ensure!(waiting.await.is_err_and(|error| error.is_cancelled()));
@@ -256,6 +257,82 @@ async fn a_second_agent_does_not_start_unless_it_is_to_take_over() -> Result<()>
     drop(first);
     // The lock of an agent that is gone is no obstacle.
     pod.only_agent().await.map(drop)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_agent_goes_on_when_the_one_that_wanted_its_place_dies() -> Result<()> {
+    let pod = Pod::new("claim-died")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let granted = [pod.connector(1, Scheme::Http, port, "token")];
+    let mut incumbent = pod.agent(&granted).await?;
+    let before = owner(&pod)?;
+    announced_and_died(&pod, &before).await?;
+
+    let serving = tokio::spawn(async move {
+        let end = incumbent.keep_up().await;
+        (incumbent, end)
+    });
+    while owner(&pod)? != before {
+        ensure!(!serving.is_finished(), "it gave way to nobody");
+        sleep(Duration::from_millis(20)).await;
+    }
+    ensure!(pod.seen(&[&pod.url(port)])? == format!("{} Bearer token", pod.host));
+    ensure!(!serving.is_finished(), "it gave way to nobody");
+    // It has the lock again, and gives way to one that lives.
+    let error = pod.node(Succession::Refuse).await.err();
+    let error = error.context("it started")?.to_string();
+    ensure!(error.contains("another agent holds"), "{error}");
+    let mut newcomer = pod.take_over().await?;
+    let (_, end) = serving.await?;
+    ensure!(matches!(end, NodeError::Replaced), "{end}");
+    pod.serve(&mut newcomer, &granted)?;
+    ensure!(pod.seen(&[&pod.url(port)])? == format!("{} Bearer token", pod.host));
+    Ok(())
+}
+
+/// A newcomer tells the agent that runs to give way, and is gone before that does.
+async fn announced_and_died(pod: &Pod, before: &str) -> Result<()> {
+    let mut newcomer = Box::pin(pod.take_over());
+    while owner(pod)? == before {
+        let pause = sleep(Duration::from_millis(20));
+        tokio::select! {
+            taken = &mut newcomer => bail!("it took over: {:?}", taken.err()),
+            () = pause => {}
+        }
+    }
+    // As by a crash: it does not take back what it said.
+    std::mem::forget(newcomer);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_that_dies_while_it_is_asked_to_give_way_leaves_nobody_served() -> Result<()> {
+    let pod = Pod::new("asked-died")?;
+    let port = pod.upstream(Scheme::Http).await?;
+    let granted = [pod.connector(1, Scheme::Http, port, "token")];
+    let mut incumbent = pod.agent(&granted).await?;
+    incumbent.set_grace(limits::GRACE)?;
+    let before = owner(&pod)?;
+    let mut newcomer = Box::pin(pod.take_over());
+    while owner(&pod)? == before {
+        tokio::select! {
+            taken = &mut newcomer => bail!("it took over: {:?}", taken.err()),
+            () = sleep(Duration::from_millis(20)) => {}
+        }
+    }
+    drop(incumbent);
+    let mut newcomer = newcomer.await?;
+    // Without a sign of life until somebody serves the pod.
+    let keeping_up = tokio::spawn(async move { newcomer.keep_up().await });
+    while !refused_as_stale(&pod)? {
+        ensure!(!keeping_up.is_finished());
+        let refused = pod.curl(&[&pod.url(port)])?;
+        ensure!(refused.status.code() == Some(CURL_REFUSED), "{refused:?}");
+        sleep(Duration::from_millis(100)).await;
+    }
+    keeping_up.abort();
+    let _ = keeping_up.await;
     Ok(())
 }
 

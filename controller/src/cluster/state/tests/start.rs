@@ -48,6 +48,9 @@ fn a_review_that_fails_again_and_again_holds_nobody_up_for_ever() {
     }
     state.publish(&nodes);
     assert!(nodes.is_complete() && !usable(&nodes));
+    assert_eq!(state.waiting_for(&review()), ["team/pod"]);
+    state.answer(Answer::Asked(review(), Ok(true)), NOW);
+    assert!(state.waiting_for(&review()).is_empty());
 }
 
 #[test]
