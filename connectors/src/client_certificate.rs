@@ -268,7 +268,9 @@ fn private_key(pem: &[u8]) -> Result<Zeroizing<Vec<u8>>, CertificateFault> {
         if label == "ENCRYPTED PRIVATE KEY" || body.contains("Proc-Type:") {
             return Err(CertificateFault::Encrypted);
         }
-        let joined: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
+        // Of its final size at once: what it grew out of would not be wiped.
+        let mut joined = Zeroizing::new(String::with_capacity(body.len()));
+        joined.extend(body.split_ascii_whitespace());
         return decode_base64(&joined).ok_or(CertificateFault::UnusableKey);
     }
 }

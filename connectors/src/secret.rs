@@ -177,11 +177,9 @@ pub(super) fn required_name<'a>(
 
 /// Standard base64; line breaks in it are ignored, as the API server does.
 pub(super) fn decode_base64(text: &str) -> Option<Zeroizing<Vec<u8>>> {
-    let joined: Zeroizing<Vec<u8>> = Zeroizing::new(
-        text.bytes()
-            .filter(|b| !matches!(b, b'\r' | b'\n'))
-            .collect(),
-    );
+    // Of its final size at once: what it grew out of would not be wiped.
+    let mut joined = Zeroizing::new(Vec::with_capacity(text.len()));
+    joined.extend(text.bytes().filter(|b| !matches!(b, b'\r' | b'\n')));
     STANDARD.decode(&*joined).ok().map(Zeroizing::new)
 }
 

@@ -58,7 +58,7 @@ fn pair(certificates: &str, key: &str) -> String {
     let mut data = String::new();
     for (name, value) in [("tls.crt", certificates), ("tls.key", key)] {
         let value = value.replace('\n', "\\n");
-        write!(data, "  {name}: \"{value}\"\n").expect("room");
+        writeln!(data, "  {name}: \"{value}\"").expect("room");
     }
     secret(
         "pair",
@@ -91,7 +91,7 @@ fn openssl(arguments: &[&str], input: &str) -> String {
 
 #[test]
 fn a_pair_becomes_a_certificate_whatever_the_form_of_its_key() {
-    for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ED25519] {
+    for (algorithm, has_sec1) in [(&PKCS_ECDSA_P256_SHA256, true), (&PKCS_ED25519, false)] {
         let Chain {
             leaf,
             intermediate,
@@ -99,7 +99,7 @@ fn a_pair_becomes_a_certificate_whatever_the_form_of_its_key() {
             key,
         } = chain(algorithm);
         let mut keys = vec![key.serialize_pem()];
-        if std::ptr::eq(algorithm, &PKCS_ECDSA_P256_SHA256) {
+        if has_sec1 {
             // SEC 1, behind the parameters that OpenSSL writes before it.
             let traditional = openssl(&["ec"], &keys[0]);
             let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n\

@@ -174,7 +174,8 @@ async fn serve(tls: TlsAcceptor, stream: TcpStream) {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
 }
 
 /// What the server says that it was shown.
