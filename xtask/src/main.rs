@@ -11,11 +11,11 @@ use clap::{Parser, Subcommand};
 use crate::workspace::Workspace;
 
 mod apt;
+mod bench;
 mod build;
 mod cluster;
 mod demo;
 mod fuzz;
-mod kernel;
 mod kernels;
 mod lint;
 mod manifests;
@@ -92,6 +92,8 @@ enum Bench {
     Chain,
     /// What the kernel programs cost a connection and a packet
     Kernel,
+    /// What it costs to be passed through, beside haproxy
+    Splice,
 }
 
 fn main() -> ExitCode {
@@ -131,7 +133,8 @@ fn perform(task: &Task) -> Result<()> {
                     let programs = build::all(&workspace)?;
                     cluster::perform(&workspace, &programs, &["bench", "--rounds", &rounds])
                 }
-                Bench::Kernel => kernel::bench(&workspace, &rounds),
+                Bench::Kernel => bench::perform(&workspace, "kernel", &rounds),
+                Bench::Splice => bench::perform(&workspace, "splice", &rounds),
             }
         }
         Task::Lint => {

@@ -52,6 +52,8 @@ const ALWAYS: &[Need] = &[
         File("/etc/ssl/certs/ca-certificates.crt"),
     ),
     need("procps", Program("ps")),
+    // What Postern is compared with.
+    need("haproxy", Program("haproxy")),
     // Clients with TLS of their own making.
     need(
         "python3-requests",
@@ -223,6 +225,7 @@ fn disable_services(installed: &[&str]) {
         ("fcgiwrap", "fcgiwrap.socket"),
         ("fcgiwrap", "fcgiwrap.service"),
         ("containerd", "containerd.service"),
+        ("haproxy", "haproxy.service"),
     ] {
         if installed.contains(&package)
             && run::succeeds(Command::new("systemctl").args(["disable", "--quiet", unit]))

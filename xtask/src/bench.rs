@@ -1,13 +1,13 @@
-//! Measures the kernel programs, with a program that uses the proxy's own half of them.
+//! Measures with programs that use parts of the proxy, or start it.
 
 use anyhow::Result;
 
 use crate::run;
 use crate::workspace::Workspace;
 
-/// Runs the benchmark `kernel` of the proxy.
-pub(crate) fn bench(workspace: &Workspace, rounds: &str) -> Result<()> {
-    let target = ["bench", "--package", "postern", "--bench", "kernel"];
+/// Runs a benchmark of the proxy.
+pub(crate) fn perform(workspace: &Workspace, name: &str, rounds: &str) -> Result<()> {
+    let target = ["bench", "--package", "postern", "--bench", name];
     let mut build = workspace.cargo(target);
     run::step("build of the benchmark", build.arg("--no-run"))?;
     let mut command = workspace.cargo(target);
