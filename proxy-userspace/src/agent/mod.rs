@@ -36,6 +36,7 @@ use tokio::{
 };
 
 use crate::{
+    admission::Admission,
     datapath::{Succession, ensure_alone},
     limits::{self, Tuning},
     node::{ApiServer, Node, NodeError},
@@ -120,6 +121,7 @@ async fn start(options: &Options) -> Result<()> {
             policies: ArcSwap::default(),
             interceptor: Interceptor::new()?,
             resolver: Arc::default(),
+            admission: Arc::new(Admission::new(&options.tuning)),
             counters: Arc::default(),
             tuning: options.tuning,
         }),

@@ -5,6 +5,7 @@ mod bad_input;
 mod both_sides;
 mod check;
 mod clients;
+mod crowds;
 mod forward;
 mod generators;
 mod git_and_apis;
