@@ -22,16 +22,16 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 
 use crate::{
+    admission::{Share, Slot},
     gate::{self, Refusal, Routes, Site},
     guard::Guard,
     intercept, limits,
     pipeline::{self, Caller},
-    proxy::Worker,
+    proxy::{Proxy, Worker},
     state::{Address, Scheme, split_authority},
     telemetry::Counters,
     upstream::{self, Body, Endpoint, HttpVersion},
@@ -60,32 +60,37 @@ impl ForwardProxy {
 
     /// Serves until the future is dropped.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) -> io::Result<()> {
-        let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_WORKLOAD));
+        let Proxy {
+            admission,
+            tuning,
+            counters,
+            ..
+        } = &*self.worker.proxy;
+        let share = Share::new(admission, tuning, counters);
         loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-                return Ok(());
-            };
+            share.room(&self.workload.name).await;
             let (stream, _) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
+                    Counters::add(&counters.failed_accepts, 1);
                     // Out of descriptors: accept() fails at once and would spin.
                     tracing::error!("cannot accept: {error}");
                     sleep(limits::ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            Counters::add(&self.worker.proxy.counters.accepted, 1);
+            Counters::add(&counters.accepted, 1);
             let proxy = Arc::clone(&self);
-            tokio::spawn(proxy.connection(stream, Arc::new(permit)));
+            tokio::spawn(proxy.connection(stream, Arc::new(share.enter())));
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, permit: Arc<OwnedSemaphorePermit>) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, slot: Arc<Slot>) {
         let (io, requests) = Guard::new(stream, self.worker.proxy.tuning.idle_body);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (proxy, requests) = (Arc::clone(&self), requests.clone());
             // A tunnel outlives the connection's life as HTTP, and counts as well.
-            request.extensions_mut().insert(Arc::clone(&permit));
+            request.extensions_mut().insert(Arc::clone(&slot));
             async move {
                 let tunnel = request.method() == Method::CONNECT;
                 let response = match requests.next() {
@@ -232,22 +237,23 @@ impl ForwardProxy {
         port: u16,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
-        let permit = request
-            .extensions_mut()
-            .remove::<Arc<OwnedSemaphorePermit>>();
+        let slot = request.extensions_mut().remove::<Arc<Slot>>();
         let upgrade = hyper::upgrade::on(&mut request);
         let routes = self.routes();
         if let Some(site) = routes.site(Scheme::Https, &host, port)
             && !intercept::passes(&self.worker, &self.workload, &site)
         {
-            tokio::spawn(counted(
-                permit,
+            tokio::spawn(intercepted(
+                slot,
                 self.intercept(site, upgrade, Scheme::Https),
             ));
             return Response::new(upstream::empty());
         }
         if let Some(site) = routes.site(Scheme::Http, &host, port) {
-            tokio::spawn(counted(permit, self.intercept(site, upgrade, Scheme::Http)));
+            tokio::spawn(intercepted(
+                slot,
+                self.intercept(site, upgrade, Scheme::Http),
+            ));
             return Response::new(upstream::empty());
         }
         // The destination is dialled first, so that the client learns of a failure.
@@ -264,7 +270,7 @@ impl ForwardProxy {
             }
         };
         Counters::add(&self.worker.proxy.counters.spliced, 1);
-        tokio::spawn(counted(permit, self.tunnel(upgrade, server)));
+        tokio::spawn(counted(slot, self.tunnel(upgrade, server)));
         Response::new(upstream::empty())
     }
 
@@ -314,8 +320,16 @@ impl ForwardProxy {
     }
 }
 
-/// Holds a permit while a task runs.
-async fn counted(_permit: Option<Arc<OwnedSemaphorePermit>>, task: impl Future<Output = ()>) {
+/// Holds the place of a tunnel that is intercepted.
+async fn intercepted(slot: Option<Arc<Slot>>, task: impl Future<Output = ()>) {
+    if let Some(slot) = &slot {
+        slot.narrow();
+    }
+    counted(slot, task).await;
+}
+
+/// Holds places while a task runs.
+async fn counted(_slot: Option<Arc<Slot>>, task: impl Future<Output = ()>) {
     task.await;
 }
 

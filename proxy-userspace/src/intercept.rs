@@ -44,7 +44,7 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
         workload,
         dialled,
         connector,
-        slot: _slot,
+        slot,
     } = inbound;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
@@ -82,6 +82,7 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
             if let Some(site) = site
                 && !passes(&worker, &workload, &site)
             {
+                slot.narrow();
                 return tls(worker, workload, site, stream).await;
             }
         }
@@ -89,11 +90,13 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
             let site =
                 split_authority(&host).and_then(|(host, _)| routes.site(Scheme::Http, &host, port));
             if let Some(site) = site {
+                slot.narrow();
                 return plain(worker, workload, site, HttpVersion::Http1, stream).await;
             }
         }
         Protocol::H2c => {
             if let Some(site) = routes.site_of(Scheme::Http, ConnectorId(connector), port) {
+                slot.narrow();
                 return plain(worker, workload, site, HttpVersion::Http2, stream).await;
             }
         }

@@ -15,6 +15,7 @@ pub mod node;
 pub mod datapath;
 pub mod workload;
 
+pub mod admission;
 pub mod listen;
 pub mod worker;
 

@@ -15,6 +15,11 @@ pub struct Tuning {
     pub idle_body: Duration,
     /// See [`IDLE_STREAM`].
     pub idle_stream: Duration,
+    /// See [`CONNECTIONS_PER_WORKLOAD`].
+    pub connections_per_workload: usize,
+    /// Places for the connections of all workloads, two for one that is not intercepted; by the
+    /// limit of open files if there is none.
+    pub connections: Option<usize>,
     /// See [`UPSTREAM_CONNECTIONS`].
     pub upstream_connections: usize,
     /// See [`UPSTREAM_QUEUE`].
@@ -48,6 +53,8 @@ impl Default for Tuning {
             first_byte_upload: FIRST_BYTE_UPLOAD,
             idle_body: IDLE_BODY,
             idle_stream: IDLE_STREAM,
+            connections_per_workload: CONNECTIONS_PER_WORKLOAD,
+            connections: None,
             upstream_connections: UPSTREAM_CONNECTIONS,
             upstream_queue: UPSTREAM_QUEUE,
             workers: None,
@@ -57,6 +64,11 @@ impl Default for Tuning {
 
 /// Open connections of one workload; more wait in the listener's backlog.
 pub const CONNECTIONS_PER_WORKLOAD: usize = 4_096;
+/// Descriptors that are never for connections of workloads, at least; a fifth of what the process
+/// may have if that is more.
+pub const DESCRIPTOR_RESERVE: usize = 256;
+/// Most open files that are counted on, whatever the limit is: what Linux allows by default.
+pub const OPEN_FILES: usize = 1_048_576;
 /// Bytes looked at, without taking them, to learn what a client speaks.
 pub const PEEK_BYTES: usize = 16 * 1024;
 /// As many as most clients send at first.

@@ -7,13 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep,
-};
+use tokio::{net::TcpListener, time::sleep};
 
 use crate::{
+    admission::{Share, Slot},
     datapath::FlowTable,
     limits,
     telemetry::{Counters, Seldom},
@@ -83,34 +80,12 @@ pub struct Inbound {
     pub slot: Slot,
 }
 
-/// A place among the open connections of a workload.
-#[derive(Debug)]
-pub struct Slot {
-    counters: Arc<Counters>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Slot {
-    fn new(counters: &Arc<Counters>, permit: OwnedSemaphorePermit) -> Self {
-        Counters::add(&counters.open, 1);
-        Self {
-            counters: Arc::clone(counters),
-            _permit: permit,
-        }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        Counters::subtract(&self.counters.open, 1);
-    }
-}
-
 /// Accepts for one workload until the future is dropped.
 pub async fn accept(
     listeners: Listeners,
     workload: Arc<Enrolment>,
     flows: Arc<FlowTable>,
+    share: Arc<Share>,
     counters: Arc<Counters>,
     deliver: impl Fn(Inbound),
 ) {
@@ -118,7 +93,7 @@ pub async fn accept(
         workload,
         flows,
         counters,
-        permits: Arc::new(Semaphore::new(limits::CONNECTIONS_PER_WORKLOAD)),
+        share,
         failures: Seldom::new(limits::COMPLAIN_AGAIN),
         strangers: Seldom::new(limits::COMPLAIN_AGAIN),
         deliver,
@@ -136,7 +111,7 @@ struct Accept<D> {
     workload: Arc<Enrolment>,
     flows: Arc<FlowTable>,
     counters: Arc<Counters>,
-    permits: Arc<Semaphore>,
+    share: Arc<Share>,
     /// Connections that could not be accepted.
     failures: Seldom,
     /// Connections without a flow.
@@ -147,13 +122,15 @@ struct Accept<D> {
 impl<D: Fn(Inbound)> Accept<D> {
     async fn on(&self, listener: &TcpListener) {
         let via_port = port(listener);
-        // Over the limit connections wait in the kernel's backlog.
-        while let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, peer)) => match stream.into_std() {
-                    Ok(stream) => self.accepted(stream, peer, via_port, permit),
-                    Err(error) => self.failed(&error),
-                },
+        loop {
+            // Until then connections wait in the kernel's backlog.
+            self.share.room(&self.workload.name).await;
+            let accepted = match listener.accept().await {
+                Ok((stream, peer)) => stream.into_std().map(|stream| (stream, peer)),
+                Err(error) => Err(error),
+            };
+            match accepted {
+                Ok((stream, peer)) => self.accepted(stream, peer, via_port),
                 Err(error) => {
                     self.failed(&error);
                     // Out of descriptors: accept() fails at once and would spin.
@@ -163,13 +140,7 @@ impl<D: Fn(Inbound)> Accept<D> {
         }
     }
 
-    fn accepted(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        via_port: u16,
-        permit: OwnedSemaphorePermit,
-    ) {
+    fn accepted(&self, stream: TcpStream, peer: SocketAddr, via_port: u16) {
         let Some(flow) = self.flows.find(self.workload.cgroup_id, peer, via_port) else {
             Counters::add(&self.counters.unknown_flows, 1);
             if let Some(count) = self.strangers.happened() {
@@ -189,11 +160,12 @@ impl<D: Fn(Inbound)> Accept<D> {
             workload: Arc::clone(&self.workload),
             dialled: flow.addr,
             connector: flow.connector,
-            slot: Slot::new(&self.counters, permit),
+            slot: self.share.enter(),
         });
     }
 
     fn failed(&self, error: &io::Error) {
+        Counters::add(&self.counters.failed_accepts, 1);
         if let Some(count) = self.failures.happened() {
             tracing::error!(
                 workload = self.workload.name,

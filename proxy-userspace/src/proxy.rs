@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::{
+    admission::Admission,
     gate::Policies,
     limits::Tuning,
     telemetry::Counters,
@@ -20,6 +21,8 @@ pub struct Proxy {
     pub interceptor: Interceptor,
     /// Names of upstreams.
     pub resolver: Arc<Resolver>,
+    /// Room for connections.
+    pub admission: Arc<Admission>,
     /// What happened.
     pub counters: Arc<Counters>,
     /// What users may set.

@@ -11,12 +11,11 @@ use clap::{Parser, Subcommand};
 use crate::workspace::Workspace;
 
 mod apt;
+mod bench;
 mod build;
 mod cluster;
 mod demo;
 mod fuzz;
-mod http;
-mod kernel;
 mod kernels;
 mod lint;
 mod manifests;
@@ -96,6 +95,8 @@ enum Bench {
     Chain,
     /// What the kernel programs cost a connection and a packet
     Kernel,
+    /// What it costs to be passed through, beside haproxy
+    Splice,
     /// What a request through the proxy costs, beside Envoy, haproxy and nginx
     Http,
 }
@@ -104,7 +105,7 @@ impl Bench {
     /// How often it measures if nobody says otherwise.
     fn rounds(self) -> usize {
         match self {
-            Self::Chain | Self::Kernel => 20,
+            Self::Chain | Self::Kernel | Self::Splice => 20,
             Self::Http => 5,
         }
     }
@@ -151,8 +152,12 @@ fn perform(task: &Task) -> Result<()> {
                     let programs = build::all(&workspace)?;
                     cluster::perform(&workspace, &programs, &["bench", "--rounds", &rounds])
                 }
-                Bench::Kernel => kernel::bench(&workspace, &rounds),
-                Bench::Http => http::bench(&workspace, &rounds, arguments),
+                Bench::Kernel => bench::perform(&workspace, "kernel", &rounds, arguments),
+                Bench::Splice => bench::perform(&workspace, "splice", &rounds, arguments),
+                Bench::Http => {
+                    setup::envoy::ensure(&workspace)?;
+                    bench::perform(&workspace, "http", &rounds, arguments)
+                }
             }
         }
         Task::Lint => {

@@ -1,10 +1,14 @@
-//! What was measured, and how it is printed: medians, and how far the rounds are apart.
+//! What was measured, and how it is printed.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::{CONNECTS, world::Cost};
+use crate::{
+    CONNECTS,
+    series::{Series, series},
+    world::Cost,
+};
 
 #[derive(Default)]
 pub(crate) struct Figures {
@@ -14,11 +18,6 @@ pub(crate) struct Figures {
     connects: [Vec<Series>; 3],
     /// Nanoseconds for each packet.
     packets: Vec<Series>,
-}
-
-struct Series {
-    what: &'static str,
-    values: Vec<f64>,
 }
 
 impl Figures {
@@ -56,7 +55,7 @@ impl Figures {
             println!(
                 "| {} | {} | {ratio:.3} | {each:.2} |",
                 series.what,
-                series.show()
+                series.show(0)
             );
         }
         println!("\n| connect() by | runs | ns in connect4 | ns in flows | ns in all |");
@@ -67,52 +66,15 @@ impl Figures {
                 "| {} | {:.1} | {} | {} | {:.0} |",
                 connect.what,
                 runs.median(),
-                connect.show(),
-                flows.show(),
+                connect.show(0),
+                flows.show(0),
                 connect.median() + flows.median()
             );
         }
         println!("\n| an enrolled workload receives | ns in dns_ingress |\n|---|---|");
         for series in &self.packets {
-            println!("| {} | {} |", series.what, series.show());
+            println!("| {} | {} |", series.what, series.show(0));
         }
-    }
-}
-
-/// The values of one kind.
-fn series<'a>(all: &'a mut Vec<Series>, what: &'static str) -> &'a mut Vec<f64> {
-    let place = all.iter().position(|series| series.what == what);
-    let place = place.unwrap_or_else(|| {
-        all.push(Series::new(what));
-        all.len() - 1
-    });
-    &mut all[place].values
-}
-
-impl Series {
-    fn new(what: &'static str) -> Self {
-        Self {
-            what,
-            values: Vec::new(),
-        }
-    }
-
-    fn sorted(&self) -> Vec<f64> {
-        let mut values = self.values.clone();
-        values.sort_by(f64::total_cmp);
-        values
-    }
-
-    fn median(&self) -> f64 {
-        let values = self.sorted();
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    }
-
-    fn show(&self) -> String {
-        let values = self.sorted();
-        let at = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
-        let (least, most) = (at(values.first()), at(values.last()));
-        format!("{:.0} ({least:.0} to {most:.0})", self.median())
     }
 }
 

@@ -6,6 +6,8 @@
 //! these statistics, in slices of their own.
 
 mod figures;
+#[path = "../common/series.rs"]
+mod series;
 mod traffic;
 mod world;
 

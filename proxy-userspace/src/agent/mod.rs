@@ -37,6 +37,7 @@ use tokio::{
 };
 
 use crate::{
+    admission::Admission,
     datapath::{Succession, ensure_alone},
     limits::{self, Tuning},
     node::{ApiServer, Node, NodeError},
@@ -122,6 +123,7 @@ async fn start(options: &Options) -> Result<()> {
             policies: ArcSwap::default(),
             interceptor: Interceptor::new()?,
             resolver: Arc::default(),
+            admission: Arc::new(Admission::new(&options.tuning)),
             counters: Arc::default(),
             tuning: options.tuning,
         }),

@@ -387,8 +387,8 @@ mod tests {
             });
             granted(&message).expect("a Connector")
         };
-        let (arrived, fault) = sent(&[&leaf], key.serialized_der());
-        assert!(arrived.binding.usable && fault.is_none());
+        let (arrived, faults) = sent(&[&leaf], key.serialized_der());
+        assert!(arrived.binding.usable && faults.is_empty());
         let certificate = arrived.connector.certificate().expect("a certificate");
         assert_eq!(*certificate.chain()[0], *leaf);
         assert_eq!(certificate.key(), key.serialized_der());
@@ -408,9 +408,9 @@ mod tests {
             (&[], key.serialized_der(), "tls.crt) has no"),
             (&[&leaf], b"hunter2", "tls.key) holds no private key"),
         ] {
-            let (refused, fault) = sent(chain, key);
+            let (refused, faults) = sent(chain, key);
             assert!(!refused.binding.usable && refused.connector.credential.is_none());
-            let fault = fault.expect("a fault").to_string();
+            let fault = faults.first().expect("a fault").to_string();
             assert!(
                 fault.contains("team/api") && fault.contains(expected),
                 "{fault}"

@@ -21,6 +21,13 @@ pub(super) struct TuningArgs {
     /// another protocol.
     #[arg(long, value_name = "SECONDS", default_value_t = Seconds(limits::IDLE_STREAM))]
     idle_stream_timeout: Seconds,
+    /// Open connections of one workload; more wait.
+    #[arg(long, value_name = "NUMBER", default_value_t = number(limits::CONNECTIONS_PER_WORKLOAD))]
+    connections_per_workload: NonZeroUsize,
+    /// Open connections of all workloads; one that is passed through counts twice. By default
+    /// four fifths of the limit of open files.
+    #[arg(long, value_name = "NUMBER")]
+    connections: Option<NonZeroUsize>,
     /// HTTP/1.1 connections to one upstream in use at a time, for each workload and processor.
     #[arg(long, value_name = "NUMBER", default_value_t = number(limits::UPSTREAM_CONNECTIONS))]
     upstream_connections: NonZeroUsize,
@@ -39,6 +46,8 @@ impl From<TuningArgs> for Tuning {
             first_byte_upload: args.upload_timeout.0,
             idle_body: args.idle_body_timeout.0,
             idle_stream: args.idle_stream_timeout.0,
+            connections_per_workload: args.connections_per_workload.get(),
+            connections: args.connections.map(NonZeroUsize::get),
             upstream_connections: args
                 .upstream_connections
                 .get()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::task::AbortHandle;
 
 use crate::{
+    admission::Share,
     datapath::FlowTable,
     listen::{self, Listeners},
     proxy::Proxy,
@@ -35,6 +36,7 @@ impl Enrolled {
             listeners,
             Arc::clone(&enrolment),
             Arc::clone(flows),
+            Share::new(&proxy.admission, &proxy.tuning, &proxy.counters),
             Arc::clone(&proxy.counters),
             move |inbound| workers.deliver(inbound),
         );

@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use crate::{
+    admission::Admission,
     forward::ForwardProxy,
     gate::{Policies, Prepared},
     limits::{self, Tuning},
@@ -123,6 +124,7 @@ fn proxy(connectors: &[Arc<Connector>], tuning: Tuning) -> Result<(Proxy, String
         policies: ArcSwap::default(),
         interceptor,
         resolver: Arc::default(),
+        admission: Arc::new(Admission::new(&tuning)),
         counters: Arc::default(),
         tuning,
     };

@@ -16,6 +16,10 @@ pub struct Counters {
     pub open: AtomicU64,
     /// Redirected connections that were accepted.
     pub accepted: AtomicU64,
+    /// Times when a workload had as many connections as it may have, and more had to wait.
+    pub held_up: AtomicU64,
+    /// Connections that could not be accepted.
+    pub failed_accepts: AtomicU64,
     /// Connections to a listener without a flow; reset.
     pub unknown_flows: AtomicU64,
     /// Connections whose requests Postern saw.
@@ -62,7 +66,7 @@ impl fmt::Display for Counters {
         write!(
             f,
             "connections: accepted={} intercepted={} spliced={} spliced_bytes={} untrusting={} \
-             unknown={}; \
+             unknown={} held_up={} failed_accepts={}; \
              requests: injected={} plain={} answered={} refused={} stalled={} scrubbed={}",
             Self::read(&self.accepted),
             Self::read(&self.intercepted),
@@ -70,6 +74,8 @@ impl fmt::Display for Counters {
             Self::read(&self.spliced_bytes),
             Self::read(&self.untrusting),
             Self::read(&self.unknown_flows),
+            Self::read(&self.held_up),
+            Self::read(&self.failed_accepts),
             Self::read(&self.injected),
             Self::read(&self.plain),
             Self::read(&self.answered),

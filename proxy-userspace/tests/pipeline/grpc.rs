@@ -5,7 +5,8 @@ use std::pin::Pin;
 
 use postern::upstream::HttpVersion;
 use proxy_common::distribution::{
-    AgentMessage, Hello, NodeUpdate, SignRequest, SignResponse, agent_message,
+    AgentMessage, Hello, NodeUpdate, SignRequest, SignResponse, UntrustingReceipt,
+    UntrustingReport, agent_message,
     distribution_client::DistributionClient,
     distribution_server::{Distribution, DistributionServer},
 };
@@ -49,6 +50,13 @@ impl Distribution for Echo {
         &self,
         _: Request<SignRequest>,
     ) -> Result<Response<SignResponse>, Status> {
+        Err(Status::permission_denied("no"))
+    }
+
+    async fn report_untrusting(
+        &self,
+        _: Request<UntrustingReport>,
+    ) -> Result<Response<UntrustingReceipt>, Status> {
         Err(Status::permission_denied("no"))
     }
 }

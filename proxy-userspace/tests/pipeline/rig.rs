@@ -11,6 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use postern::{
+    admission::Admission,
     gate::{Policies, Prepared},
     intercept,
     limits::Tuning,
@@ -68,6 +69,7 @@ impl Rig {
             policies: ArcSwap::from_pointee(Policies::new([(POLICY, vec![prepared])])),
             interceptor: Interceptor::new().expect("a key"),
             resolver: Arc::default(),
+            admission: Arc::new(Admission::new(&tuning)),
             counters: Arc::default(),
             tuning,
         };

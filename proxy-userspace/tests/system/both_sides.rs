@@ -76,6 +76,7 @@ impl Sides {
             policies: ArcSwap::default(),
             interceptor,
             resolver: Arc::default(),
+            admission: Arc::default(),
             counters: Arc::default(),
             tuning: Tuning::default(),
         });

@@ -6,6 +6,7 @@ mod both_sides;
 mod certificates;
 mod check;
 mod clients;
+mod crowds;
 mod forward;
 mod generators;
 mod git_and_apis;

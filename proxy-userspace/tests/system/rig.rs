@@ -126,6 +126,7 @@ pub(crate) fn proxy_for(host: IpAddr) -> Result<(Arc<Proxy>, String)> {
         policies: ArcSwap::default(),
         interceptor,
         resolver: Arc::default(),
+        admission: Arc::default(),
         counters: Arc::default(),
         tuning: Tuning::default(),
     });

@@ -54,6 +54,8 @@ const ALWAYS: &[Need] = &[
         File("/etc/ssl/certs/ca-certificates.crt"),
     ),
     need("procps", Program("ps")),
+    // What Postern is compared with.
+    need("haproxy", Program("haproxy")),
     // Clients with TLS of their own making.
     need(
         "python3-requests",
@@ -230,6 +232,7 @@ fn disable_services(installed: &[&str]) {
         ("fcgiwrap", "fcgiwrap.service"),
         ("haproxy", "haproxy.service"),
         ("containerd", "containerd.service"),
+        ("haproxy", "haproxy.service"),
     ] {
         if installed.contains(&package)
             && run::succeeds(Command::new("systemctl").args(["disable", "--quiet", unit]))

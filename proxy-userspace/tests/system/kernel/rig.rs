@@ -16,7 +16,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use postern::{
+    admission::Share,
     datapath::{Datapath, Features, FlowTable, map_address},
+    limits::Tuning,
     listen::{self, Inbound, Listeners},
     telemetry::Counters,
     workload::{Cgroup, Egress, Enrolment, NetNs, PolicyId, Workload},
@@ -147,7 +149,8 @@ impl Rig {
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::spawn(move || {
             let deliver = |inbound| answer(inbound, &seen);
-            let accept = listen::accept(listeners, workload, flows, counters, deliver);
+            let share = Share::new(&Arc::default(), &Tuning::default(), &counters);
+            let accept = listen::accept(listeners, workload, flows, share, counters, deliver);
             runtime.block_on(async {
                 tokio::select! {
                     () = accept => {}

@@ -1,15 +1,18 @@
-//! Measures requests through the proxy, beside other proxies.
+//! Measures with programs that use parts of the proxy, or start it.
 
 use anyhow::Result;
 
 use crate::run;
-use crate::setup::envoy;
 use crate::workspace::Workspace;
 
-/// Runs the benchmark `http` of the proxy.
-pub(crate) fn bench(workspace: &Workspace, rounds: &str, arguments: &[String]) -> Result<()> {
-    envoy::ensure(workspace)?;
-    let target = ["bench", "--package", "postern", "--bench", "http"];
+/// Runs a benchmark of the proxy.
+pub(crate) fn perform(
+    workspace: &Workspace,
+    name: &str,
+    rounds: &str,
+    arguments: &[String],
+) -> Result<()> {
+    let target = ["bench", "--package", "postern", "--bench", name];
     let mut build = workspace.cargo(target);
     run::step("build of the benchmark", build.arg("--no-run"))?;
     let mut command = workspace.cargo(target);
