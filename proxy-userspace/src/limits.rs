@@ -157,12 +157,12 @@ pub const H2_PING: Duration = Duration::from_secs(20);
 pub const H2_PONG: Duration = Duration::from_secs(10);
 /// Upstreams for which a worker keeps connections before it looks for ones to forget.
 pub const POOLED_UPSTREAMS: usize = 256;
-/// Idle connections kept per upstream and worker.
-pub const IDLE_PER_UPSTREAM: usize = 64;
-/// How long one may stay idle; below what servers allow.
+/// How long a connection to an upstream may stay idle; below what servers allow.
 pub const IDLE_TIME: Duration = Duration::from_secs(50);
-/// Age from which a connection is not used again.
+/// Age from which a connection is not used again, and closed once its exchanges are over.
 pub const CONNECTION_AGE: Duration = Duration::from_mins(10);
+/// How often connections are looked for that are too old or idle for too long.
+pub const POOL_SWEEP: Duration = Duration::from_secs(5);
 /// Leaf certificates kept.
 pub const LEAVES: usize = 1_024;
 /// Life of a leaf certificate; it is replaced after half of it.

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Endpoint, HttpVersion, Resolver, UpstreamError, body::RequestBody, pool::Http1};
+use super::{Endpoint, HttpVersion, Resolver, UpstreamError, body::RequestBody, http1::Http1};
 use crate::{limits, special::Special, tls::H2, workload::Egress};
 
 /// A connection ready for requests.
