@@ -32,10 +32,8 @@ use crate::{
 /// Serves one connection that the kernel redirected, until it or its workload ends.
 pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
     let workload = Arc::clone(&inbound.workload);
-    tokio::select! {
-        () = serve(worker, inbound) => {}
-        () = workload.ended() => {}
-    }
+    let serve = pin!(serve(worker, inbound));
+    workload.until_ended(serve).await;
 }
 
 async fn serve(worker: Arc<Worker>, inbound: Inbound) {
@@ -74,7 +72,8 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
             if let Some(site) = site
                 && !passes(&worker, &workload, &site)
             {
-                return tls(worker, workload, site, stream).await;
+                // Larger than what most connections need.
+                return Box::pin(tls(worker, workload, site, stream)).await;
             }
         }
         Protocol::Http1 { host: Some(host) } => {
@@ -246,10 +245,9 @@ pub async fn plain<IO>(
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades();
             let mut connection = pin!(connection);
-            let served = tokio::select! {
-                served = connection.as_mut() => Some(served),
-                () = farewell(&workload) => None,
-            };
+            let served = workload
+                .until_farewell(farewell(&workload), connection.as_mut())
+                .await;
             if let Some(served) = served {
                 served
             } else {
