@@ -116,8 +116,9 @@ pub const TARGET_BYTES: usize = 32 * 1024;
 pub const TRAILER_BYTES: usize = 8 * 1024;
 /// Length of what may follow the size of a chunk, bytes.
 pub const CHUNK_EXTENSION_BYTES: usize = 256;
-/// Header fields in a head.
-pub const HEADERS: usize = 128;
+/// Header fields in a head on HTTP/1.1. The limit that hyper has by itself: for any other one it
+/// allocates 8 KiB for each message.
+pub const HEADERS: usize = 100;
 /// Size of the header list on HTTP/2.
 pub const H2_HEADER_LIST: u32 = 64 * 1024;
 /// Body of a request that a generator reads or adds to, bytes; others are never held.

@@ -146,7 +146,6 @@ where
         HttpVersion::Http1 => {
             let (sender, connection) = http1::Builder::new()
                 .max_buf_size(limits::HEAD_BYTES)
-                .max_headers(limits::HEADERS)
                 .preserve_header_case(true)
                 .handshake(io)
                 .await
