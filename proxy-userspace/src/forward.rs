@@ -105,7 +105,6 @@ impl ForwardProxy {
             .timer(TokioTimer::new())
             .header_read_timeout(limits::REQUEST_HEAD)
             .max_buf_size(limits::HEAD_BYTES)
-            .max_headers(limits::HEADERS)
             .preserve_header_case(true)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades()

@@ -32,10 +32,8 @@ use crate::{
 /// Serves one connection that the kernel redirected, until it or its workload ends.
 pub async fn transparent(worker: Arc<Worker>, inbound: Inbound) {
     let workload = Arc::clone(&inbound.workload);
-    tokio::select! {
-        () = serve(worker, inbound) => {}
-        () = workload.ended() => {}
-    }
+    let serve = pin!(serve(worker, inbound));
+    workload.until_ended(serve).await;
 }
 
 async fn serve(worker: Arc<Worker>, inbound: Inbound) {
@@ -83,7 +81,8 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
                 && !passes(&worker, &workload, &site)
             {
                 slot.narrow();
-                return tls(worker, workload, site, stream).await;
+                // Larger than what most connections need.
+                return Box::pin(tls(worker, workload, site, stream)).await;
             }
         }
         Protocol::Http1 { host: Some(host) } => {
@@ -264,15 +263,13 @@ pub async fn plain<IO>(
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits::REQUEST_HEAD)
                 .max_buf_size(limits::HEAD_BYTES)
-                .max_headers(limits::HEADERS)
                 .preserve_header_case(true)
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades();
             let mut connection = pin!(connection);
-            let served = tokio::select! {
-                served = connection.as_mut() => Some(served),
-                () = farewell(&workload) => None,
-            };
+            let served = workload
+                .until_farewell(farewell(&workload), connection.as_mut())
+                .await;
             if let Some(served) = served {
                 served
             } else {

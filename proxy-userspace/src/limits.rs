@@ -149,8 +149,9 @@ pub const TARGET_BYTES: usize = 32 * 1024;
 pub const TRAILER_BYTES: usize = 8 * 1024;
 /// Length of what may follow the size of a chunk, bytes.
 pub const CHUNK_EXTENSION_BYTES: usize = 256;
-/// Header fields in a head.
-pub const HEADERS: usize = 128;
+/// Header fields in a head on HTTP/1.1. The limit that hyper has by itself: for any other one it
+/// allocates 8 KiB for each message.
+pub const HEADERS: usize = 100;
 /// Size of the header list on HTTP/2.
 pub const H2_HEADER_LIST: u32 = 64 * 1024;
 /// Body of a request that a generator reads or adds to, bytes; others are never held.
@@ -190,12 +191,12 @@ pub const H2_PING: Duration = Duration::from_secs(20);
 pub const H2_PONG: Duration = Duration::from_secs(10);
 /// Upstreams for which a worker keeps connections before it looks for ones to forget.
 pub const POOLED_UPSTREAMS: usize = 256;
-/// Idle connections kept per upstream and worker.
-pub const IDLE_PER_UPSTREAM: usize = 64;
-/// How long one may stay idle; below what servers allow.
+/// How long a connection to an upstream may stay idle; below what servers allow.
 pub const IDLE_TIME: Duration = Duration::from_secs(50);
-/// Age from which a connection is not used again.
+/// Age from which a connection is not used again, and closed once its exchanges are over.
 pub const CONNECTION_AGE: Duration = Duration::from_mins(10);
+/// How often connections are looked for that are too old or idle for too long.
+pub const POOL_SWEEP: Duration = Duration::from_secs(5);
 /// Leaf certificates kept.
 pub const LEAVES: usize = 1_024;
 /// Life of a leaf certificate; it is replaced after half of it.

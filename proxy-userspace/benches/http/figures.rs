@@ -53,11 +53,11 @@ impl Figures {
                 format!("{:.digits$}", series.median())
             };
             println!(
-                "| {connections} {} | {} | {} | {:.2} | {:.2} | {} | {} | {} % | {} | {} |",
+                "| {connections} {} | {} | {} | {} | {:.2} | {} | {} | {} % | {} | {} |",
                 name_of(scheme),
                 format!("{way:?}").to_lowercase(),
                 rate.show(0),
-                rate.median() / fastest,
+                fastest.map_or_else(|| "–".to_owned(), |it| format!("{:.2}", rate.median() / it)),
                 kind.series(|slice| milliseconds(slice.report.median))
                     .median(),
                 kind.series(|slice| milliseconds(slice.report.p99)).show(2),
@@ -72,7 +72,7 @@ impl Figures {
         }
     }
 
-    fn fastest_peer(&self, scheme: Scheme, connections: u32) -> f64 {
+    fn fastest_peer(&self, scheme: Scheme, connections: u32) -> Option<f64> {
         self.kinds
             .iter()
             .filter(|kind| {
@@ -80,7 +80,7 @@ impl Figures {
                 its == scheme && same == connections && way.is_peer()
             })
             .map(|kind| kind.series(|slice| slice.rate).median())
-            .fold(f64::NAN, f64::max)
+            .reduce(f64::max)
     }
 }
 

@@ -13,15 +13,11 @@ pub(crate) struct Report {
     pub(crate) errors: u64,
 }
 
-/// The command, as a shell takes it.
-pub(crate) fn command(url: &str, connections: u32, time: Duration, fields: &[String]) -> String {
-    let fields: String = fields
-        .iter()
-        .map(|field| format!(" --header '{field}'"))
-        .collect();
+/// The command, as a shell takes it; `fields` are options of curl and wrk alike.
+pub(crate) fn command(url: &str, connections: u32, time: Duration, fields: &str) -> String {
     format!(
-        "wrk --threads 1 --connections {connections} --duration {}s --timeout 10s --latency{fields} \
-         {url} 2>&1",
+        "wrk --threads 1 --connections {connections} --duration {}s --timeout 10s --latency \
+         {fields} {url} 2>&1",
         time.as_secs()
     )
 }

@@ -23,10 +23,9 @@ pub(crate) fn nginx(files: &Files<'_>, (plain, tls): Ports) -> String {
         ca,
     } = files;
     let folder = folder.path().display();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {folder}/{kind};\n"))
-        .collect();
+        .concat();
     format!(
         "daemon off;\nmaster_process off;\nuser root;\npid {folder}/nginx.pid;\n\
          error_log {folder}/nginx.errors;\nworker_rlimit_nofile 16384;\n\
@@ -72,13 +71,13 @@ pub(crate) fn haproxy(files: &Files<'_>, pem: &str, (plain, tls): Ports) -> Stri
 }
 
 pub(crate) fn envoy(files: &Files<'_>, (plain, tls): Ports) -> String {
+    const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
     let Files {
         address,
         certificate,
         ca,
         ..
     } = files;
-    const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
     let listener = |name: &str, port: u16, socket: String| {
         format!(
             r#"  - name: {name}
@@ -109,7 +108,7 @@ pub(crate) fn envoy(files: &Files<'_>, (plain, tls): Ports) -> String {
     };
     let cluster = |name: &str, port: u16, socket: String| {
         format!(
-            r#"  - name: {name}
+            r"  - name: {name}
     type: STATIC
     connect_timeout: 5s
     circuit_breakers:
@@ -120,7 +119,7 @@ pub(crate) fn envoy(files: &Files<'_>, (plain, tls): Ports) -> String {
       endpoints:
       - lb_endpoints:
         - endpoint: {{ address: {{ socket_address: {{ address: {address}, port_value: {port} }} }} }}
-{socket}"#
+{socket}"
         )
     };
     let inside = format!(

@@ -163,11 +163,7 @@ impl World {
     pub(crate) fn pull(&mut self, way: Way, scheme: Scheme) -> Result<Slice> {
         let standing = self.ways.iter_mut().find(|standing| standing.way == way);
         let standing = standing.context("this one was not started")?;
-        let fields: String = standing
-            .fields()
-            .iter()
-            .map(|field| format!(" --header '{field}'"))
-            .collect();
+        let fields = standing.fields();
         let command = format!(
             "curl --silent --insecure --http1.1 --noproxy '*' --output /dev/null \
              --write-out '%{{http_code}} %{{size_download}}' {fields} {}",
@@ -207,11 +203,11 @@ impl Standing {
         format!("{name}://{HOST}:{port}{path}")
     }
 
-    /// What the load sends by itself.
-    fn fields(&self) -> Vec<String> {
+    /// What the load sends by itself, as an option.
+    fn fields(&self) -> String {
         match self.way {
-            Way::Direct => vec![format!("Authorization: Bearer {TOKEN}")],
-            _ => Vec::new(),
+            Way::Direct => format!("--header 'Authorization: Bearer {TOKEN}'"),
+            _ => String::new(),
         }
     }
 

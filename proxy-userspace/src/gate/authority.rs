@@ -14,6 +14,15 @@ pub fn check_authority(site: &Site, head: &Parts) -> Result<(), Refusal> {
     let header = single_host(&head.headers)?;
     let target = head.uri.authority().map(http::uri::Authority::as_str);
     match (target, header) {
+        // Spelled as Connectors are: nothing has to be made of it.
+        (None, Some(name))
+            if site
+                .authority
+                .as_ref()
+                .is_some_and(|it| it.as_str() == name) =>
+        {
+            Ok(())
+        }
         (None, None) => Err(Refusal::new(
             StatusCode::BAD_REQUEST,
             "the request names no host; send a Host header",

@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use http::uri::Authority;
+
 use crate::{
     credential::Injector,
     state::{Address, Connector, ConnectorId, OnUntrustedCa, Scheme},
@@ -45,6 +47,8 @@ pub struct Site {
     pub host: String,
     /// Port.
     pub port: u16,
+    /// Host and port as a target names them; `None` where no URI can.
+    pub authority: Option<Authority>,
     /// Longest path first.
     targets: Vec<Arc<Target>>,
     /// For requests to paths that no Connector claims: no credential, no certificate.
@@ -226,6 +230,7 @@ impl Site {
             scheme: address.scheme,
             host: address.host.clone(),
             port: address.port,
+            authority: address.authority().parse().ok(),
             unclaimed: Endpoint {
                 connector: None,
                 address: address.clone(),

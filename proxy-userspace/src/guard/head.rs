@@ -1,6 +1,6 @@
 //! One request head of HTTP/1.1, judged by its bytes.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, mem::MaybeUninit};
 
 use http::StatusCode;
 use httparse::Header;
@@ -65,16 +65,18 @@ fn fits(length: usize) -> Judged<usize> {
 
 /// Judges a complete head.
 pub(super) fn check(bytes: &[u8]) -> Judged<Follows> {
-    let mut fields = [httparse::EMPTY_HEADER; limits::HEADERS];
-    let mut request = httparse::Request::new(&mut fields);
-    if bytes.windows(3).any(|w| w == b"\r\n " || w == b"\r\n\t") {
-        return Err(bad(
-            "a field of the head is folded over two lines (RFC 9112, section 5.2); write it on one",
-        ));
-    }
-    match request.parse(bytes) {
+    let mut fields = [const { MaybeUninit::uninit() }; limits::HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, &mut fields) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
         Ok(_) => return Err(bad("the head cannot be read")),
+        // No name of a field starts with a space.
+        Err(_) if is_folded(bytes) => {
+            return Err(bad(
+                "a field of the head is folded over two lines (RFC 9112, section 5.2); write it \
+                 on one",
+            ));
+        }
         Err(error) => return Err(unreadable(error)),
     }
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
@@ -88,7 +90,7 @@ pub(super) fn check(bytes: &[u8]) -> Judged<Follows> {
     // anybody's guess. What CONNECT names is another's host.
     if method != "CONNECT"
         && let (Some(authority), Some(host)) = (authority, host)
-        && authority != host
+        && Some(authority) != split_authority(host)
     {
         return Err(bad(
             "the Host header and the request target name different hosts",
@@ -114,6 +116,10 @@ pub(super) fn check(bytes: &[u8]) -> Judged<Follows> {
             "a request that asks for another protocol may have no body",
         ))
     }
+}
+
+fn is_folded(bytes: &[u8]) -> bool {
+    bytes.windows(3).any(|w| w == b"\r\n " || w == b"\r\n\t")
 }
 
 /// Host and port.
@@ -203,11 +209,11 @@ impl<'a> Fields<'a> {
     }
 
     /// RFC 9112, section 3.2: exactly one, and valid.
-    fn host(&self, minor: u8) -> Judged<Option<Authority>> {
+    fn host(&self, minor: u8) -> Judged<Option<&'a str>> {
         match self.single(&["host"])? {
             Some(host) => std::str::from_utf8(host)
                 .ok()
-                .and_then(split_authority)
+                .filter(|host| is_simple_name(host) || split_authority(host).is_some())
                 .map(Some)
                 .ok_or_else(|| bad("the Host header is not a host with an optional port")),
             None if minor == 0 => Ok(None),
@@ -234,6 +240,14 @@ impl<'a> Fields<'a> {
             (None, None) => Ok(Follows::Body(0)),
         }
     }
+}
+
+/// Whether this is a host without a doubt, as most are, so that nothing has to be made of it.
+fn is_simple_name(host: &str) -> bool {
+    !host.is_empty()
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte))
 }
 
 /// Digits alone: no sign, no list, no space.

@@ -150,7 +150,7 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
     }
     if let Some(unread) = body.filter(|body| !body.is_end_stream()) {
         if !waits {
-            drain(unread).await;
+            Box::pin(drain(unread)).await;
         }
         close_after(&mut response);
     }
@@ -208,7 +208,7 @@ async fn forward(
     if let Some(wish) = wish {
         wish.pass_on(&mut head);
     }
-    head.uri = absolute(site, &head.uri)?;
+    head.uri = absolute(site, std::mem::take(&mut head.uri))?;
 
     // inject
     let Some(target) = target else {
@@ -221,39 +221,42 @@ async fn forward(
     if let Some(refusal) = untimely(target, SystemTime::now()) {
         return Err(refusal.into());
     }
-    if let Some(answer) = placeholder_token(caller, target, &head).await {
+    // What only some requests need is kept out of the future of all, which is moved around.
+    if let Some(registry) = target.injector.registry()
+        && let Some(answer) = Box::pin(placeholder_token(caller, target, registry, &head)).await
+    {
         return Ok((answer, Verdict::Answered));
     }
     let plan = match client_authorization(target, &mut head)? {
         Own::Kept => Plan::Nothing,
         Own::Absent => target.injector.plan(&head.method, &head.uri),
     };
-    match plan {
-        Plan::Nothing => {
-            let response = exchange(caller, &target.endpoint, head, body).await?;
-            Ok((finish(caller, &[], response), Verdict::Plain))
-        }
+    let secrets;
+    let injected = match plan {
+        Plan::Nothing => None,
         Plan::Header(value) => {
             head.headers.insert(AUTHORIZATION, value.clone());
-            let response = exchange(caller, &target.endpoint, head, body).await?;
-            if response.status() == StatusCode::UNAUTHORIZED {
-                return Err(rejected(target).into());
-            }
-            Ok((
-                finish(caller, std::slice::from_ref(value), response),
-                Verdict::Injected,
-            ))
+            Some(std::slice::from_ref(value))
         }
         Plan::Generated(generated) => {
-            let injected = generated::inject(target, generated, &mut head, body).await?;
-            let response = exchange(caller, &target.endpoint, head, body).await?;
-            if response.status() == StatusCode::UNAUTHORIZED {
-                return Err(rejected(target).into());
-            }
-            Ok((finish(caller, &injected, response), Verdict::Injected))
+            let inject = generated::inject(target, generated, &mut head, body);
+            secrets = Box::pin(inject).await?;
+            Some(&*secrets)
         }
-        Plan::Registry(registry) => registry_request(caller, target, registry, head, body).await,
+        Plan::Registry(registry) => {
+            let request = registry_request(caller, target, registry, head, body);
+            return Box::pin(request).await;
+        }
+    };
+
+    let response = exchange(caller, &target.endpoint, head, body).await?;
+    let Some(injected) = injected else {
+        return Ok((finish(caller, &[], response), Verdict::Plain));
+    };
+    if response.status() == StatusCode::UNAUTHORIZED {
+        return Err(rejected(target).into());
     }
+    Ok((finish(caller, injected, response), Verdict::Injected))
 }
 
 /// A request to a registry's API: authorized before the first byte of its body is taken, and
@@ -313,9 +316,9 @@ async fn registry_request(
 async fn placeholder_token(
     caller: &Caller,
     target: &Target,
+    registry: &RegistryAuth,
     head: &Parts,
 ) -> Option<Response<Body>> {
-    let registry = target.injector.registry()?;
     // Nobody asks for a token without naming what it is for.
     if !matches!(head.method, Method::GET | Method::POST) || !may_ask_for_token(head) {
         return None;
@@ -439,14 +442,13 @@ fn client_authorization(target: &Target, head: &mut Parts) -> Result<Own, Refusa
 }
 
 /// The request's target in the form that names everything (RFC 9112, section 3.2.2).
-fn absolute(site: &Site, uri: &Uri) -> Result<Uri, Refusal> {
-    let mut parts = uri.clone().into_parts();
+fn absolute(site: &Site, uri: Uri) -> Result<Uri, Refusal> {
+    let mut parts = uri.into_parts();
     parts.scheme = Some(match site.scheme {
         Scheme::Http => UriScheme::HTTP,
         Scheme::Https => UriScheme::HTTPS,
     });
-    let authority = site.endpoint().address.authority();
-    parts.authority = authority.parse().ok();
+    parts.authority.clone_from(&site.authority);
     if parts.path_and_query.is_none() {
         parts.path_and_query = Some(PathAndQuery::from_static("/"));
     }

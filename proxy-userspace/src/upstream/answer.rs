@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     Silence,
     body::{Body, BodyError, await_frame},
-    pool::GiveBack,
+    http1::GiveBack,
 };
 
 /// An upstream's answer; gives its connection back when it has been read to the end.
@@ -30,11 +30,10 @@ pub(super) fn body(inner: Incoming, mut give_back: Option<GiveBack>, patience: D
     {
         give_back.done();
     }
-    ResponseBody {
-        source: Arc::new(Mutex::new(Source::new(inner))),
+    Answer {
+        body: inner,
         give_back,
         silence: Silence::new(patience),
-        _watch: None,
     }
     .boxed_unsync()
 }
@@ -47,11 +46,10 @@ pub(super) fn watched_body(inner: Incoming, patience: Duration) -> Body {
     }
     let source = Arc::new(Mutex::new(Source::new(inner)));
     let watch = tokio::spawn(watch(Arc::clone(&source), patience));
-    ResponseBody {
+    Watched {
         source,
-        give_back: None,
         silence: Silence::new(patience),
-        _watch: Some(Watch(watch.abort_handle())),
+        _watch: Watch(watch.abort_handle()),
     }
     .boxed_unsync()
 }
@@ -69,11 +67,18 @@ async fn watch(source: Arc<Mutex<Source>>, patience: Duration) {
     }
 }
 
-struct ResponseBody {
-    source: Arc<Mutex<Source>>,
+/// An answer on a connection of its own.
+struct Answer {
+    body: Incoming,
     give_back: Option<GiveBack>,
     silence: Silence,
-    _watch: Option<Watch>,
+}
+
+/// One of the answers on a shared connection.
+struct Watched {
+    source: Arc<Mutex<Source>>,
+    silence: Silence,
+    _watch: Watch,
 }
 
 /// Somebody who looks whether an answer is read; not beyond its end.
@@ -102,7 +107,42 @@ impl Source {
     }
 }
 
-impl HttpBody for ResponseBody {
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(context);
+        let frame = ready!(await_frame(&mut this.silence, context, frame));
+        let ended = match &frame {
+            None => true,
+            Some(Ok(_)) => this.body.is_end_stream(),
+            Some(Err(_)) => {
+                // Whatever is left on the connection is not to be trusted.
+                this.give_back = None;
+                false
+            }
+        };
+        if ended && let Some(give_back) = this.give_back.take() {
+            give_back.done();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl HttpBody for Watched {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -118,20 +158,7 @@ impl HttpBody for ResponseBody {
         };
         let frame = Pin::new(&mut *body).poll_frame(context);
         let frame = ready!(await_frame(&mut this.silence, context, frame));
-        let ended = match &frame {
-            None => true,
-            Some(Ok(_)) => body.is_end_stream(),
-            Some(Err(_)) => {
-                // Whatever is left on the connection is not to be trusted.
-                this.give_back = None;
-                false
-            }
-        };
         source.taken = Some(Instant::now());
-        drop(source);
-        if ended && let Some(give_back) = this.give_back.take() {
-            give_back.done();
-        }
         Poll::Ready(frame)
     }
 

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Endpoint, HttpVersion, Resolver, UpstreamError, body::RequestBody, pool::Http1};
+use super::{Endpoint, HttpVersion, Resolver, UpstreamError, body::RequestBody, http1::Http1};
 use crate::{limits, special::Special, tls::H2, workload::Egress};
 
 /// A connection ready for requests.
@@ -146,7 +146,6 @@ where
         HttpVersion::Http1 => {
             let (sender, connection) = http1::Builder::new()
                 .max_buf_size(limits::HEAD_BYTES)
-                .max_headers(limits::HEADERS)
                 .preserve_header_case(true)
                 .handshake(io)
                 .await

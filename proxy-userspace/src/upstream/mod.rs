@@ -5,6 +5,7 @@ mod answer;
 mod body;
 mod dial;
 mod error;
+mod http1;
 mod lane;
 mod pool;
 mod resolve;
@@ -19,15 +20,21 @@ pub use resolve::{ResolveError, Resolver};
 pub use silence::Silence;
 pub use splice::{Passed, Pipes, relay, reset, splice};
 
-use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::{Future, poll_fn},
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{Entry, HOST, TRANSFER_ENCODING},
     request::Parts,
 };
 use http_body::Body as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::{
     limits::Tuning,
@@ -37,8 +44,9 @@ use crate::{
 };
 use body::{Progress, RequestBody};
 use dial::Dialled;
-use lane::Lanes;
-use pool::{Pool, PoolKey};
+use http1::GiveBack;
+use lane::Lane;
+use pool::Pool;
 
 /// An upstream as far as connections to it are concerned. Connections are shared by requests
 /// to equal endpoints of one Connector on behalf of one workload, never between Connectors or
@@ -81,7 +89,6 @@ pub struct RequestUnread;
 pub struct Upstream {
     resolver: Arc<Resolver>,
     pool: Arc<Pool>,
-    lanes: Lanes,
     tuning: Tuning,
 }
 
@@ -90,23 +97,19 @@ impl Upstream {
     pub fn new(resolver: Arc<Resolver>, tuning: Tuning) -> Self {
         Self {
             resolver,
-            pool: Arc::default(),
-            lanes: Lanes::new(&tuning),
+            pool: Pool::new(tuning),
             tuning,
         }
     }
 
     /// Drops what is kept for a workload that is gone.
     pub fn forget(&self, egress: &EgressId) {
-        self.pool.retain(|key| key.egress != *egress);
-        self.lanes.retain(|key| key.egress != *egress);
+        self.pool.forget(egress);
     }
 
     /// Drops what is kept for Connectors that are gone or have changed.
     pub fn forget_connectors(&self, gone: &BTreeSet<ConnectorId>) {
-        let stays = |key: &PoolKey| key.connector.is_none_or(|id| !gone.contains(&id));
-        self.pool.retain(stays);
-        self.lanes.retain(stays);
+        self.pool.forget_connectors(gone);
     }
 
     /// What an upstream speaks to a client that offers `offered`: asks it, once in a while.
@@ -124,16 +127,16 @@ impl Upstream {
         if !offers(HTTP1) {
             return Ok(HttpVersion::Http2);
         }
-        if let Some(version) = self.pool.known_version(egress, endpoint) {
+        let lane = self.pool.lane(egress, endpoint);
+        if let Some(version) = lane.known_version() {
             return Ok(version);
         }
         let dialled = self.dial(egress, endpoint, None).await?;
         let version = dialled.version();
-        self.pool.learn_version(egress, endpoint, version);
-        let key = PoolKey::new(egress, endpoint, version);
+        lane.learn_version(version);
         match dialled {
-            Dialled::Http1(connection) => self.pool.put_http1(key, connection),
-            Dialled::Http2(sender) => self.pool.put_http2(key, sender),
+            Dialled::Http1(connection) => lane.keep(connection),
+            Dialled::Http2(sender) => lane.share(sender),
         }
         Ok(version)
     }
@@ -153,18 +156,19 @@ impl Upstream {
         let patience = self.patience(&request);
         let (mut head, body) = request.into_parts();
         let (body, progress) = RequestBody::new(body);
+        let lane = self.pool.lane(egress, endpoint);
         let sent = match version {
             HttpVersion::Http1 => {
                 origin_form(endpoint, &mut head, &body);
                 let request = Request::from_parts(head, body);
                 let progress = Arc::clone(&progress);
-                self.send_http1(egress, endpoint, request, progress, patience)
+                self.send_http1(&lane, egress, endpoint, request, progress, patience)
                     .await
             }
             HttpVersion::Http2 => {
                 head.version = Version::HTTP_2;
                 let request = Request::from_parts(head, body);
-                self.send_http2(egress, endpoint, request, &progress, patience)
+                self.send_http2(&lane, egress, endpoint, request, &progress, patience)
                     .await
             }
         };
@@ -174,15 +178,15 @@ impl Upstream {
 
     async fn send_http1(
         &self,
+        lane: &Arc<Lane>,
         egress: &Egress,
         endpoint: &Endpoint,
         mut request: Request<RequestBody>,
         progress: Arc<Progress>,
         patience: Patience,
     ) -> Result<Response<Body>, UpstreamError> {
-        let key = PoolKey::new(egress, endpoint, HttpVersion::Http1);
-        let place = self.lanes.enter(&key, endpoint).await?;
-        let mut kept = self.pool.take_http1(&key);
+        let place = lane.enter(endpoint).await?;
+        let mut kept = place.take();
         loop {
             let was_kept = kept.is_some();
             let mut connection = match kept.take() {
@@ -195,9 +199,10 @@ impl Upstream {
                     Dialled::Http2(_) => return Err(UpstreamError::version(endpoint, "http/1.1")),
                 },
             };
-            let spare = was_kept.then(|| repeatable(&request)).flatten();
+            let spare = was_kept.then(|| Spare::of(&request)).flatten();
             let sent = connection.sender.try_send_request(request);
-            let answer = head(endpoint, sent, &progress, patience).await;
+            let silence = &mut connection.silence;
+            let answer = head(endpoint, sent, &progress, patience, silence).await;
             // It may be stuck within a body, and would be so for ever.
             let answer = answer.inspect_err(|_| connection.abort())?;
             let mut failed = match answer {
@@ -208,10 +213,7 @@ impl Upstream {
                     let patience = self.tuning.between_frames(response.headers());
                     // One that changed its protocol never comes back.
                     let pooled = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-                    let give_back = pooled.then(|| {
-                        let pool = Arc::clone(&self.pool);
-                        pool::GiveBack::new(pool, key, connection, progress, place)
-                    });
+                    let give_back = pooled.then(|| GiveBack::new(connection, progress, place));
                     return Ok(response.map(|body| answer::body(body, give_back, patience)));
                 }
                 Err(failed) => failed,
@@ -219,24 +221,25 @@ impl Upstream {
             // The next round dials.
             request = match failed.take_message() {
                 Some(unsent) if was_kept => unsent,
-                _ => spare.ok_or_else(|| UpstreamError::http(endpoint, &failed.into_error()))?,
+                _ => spare
+                    .ok_or_else(|| UpstreamError::http(endpoint, &failed.into_error()))?
+                    .into_request(),
             };
         }
     }
 
     async fn send_http2(
         &self,
+        lane: &Arc<Lane>,
         egress: &Egress,
         endpoint: &Endpoint,
         mut request: Request<RequestBody>,
         progress: &Progress,
         patience: Patience,
     ) -> Result<Response<Body>, UpstreamError> {
-        let key = PoolKey::new(egress, endpoint, HttpVersion::Http2);
         loop {
-            let mut shared = self
-                .pool
-                .http2(&key, async || {
+            let mut shared = lane
+                .http2(async || {
                     match self
                         .dial(egress, endpoint, Some(HttpVersion::Http2))
                         .await?
@@ -246,9 +249,10 @@ impl Upstream {
                     }
                 })
                 .await?;
-            let spare = shared.was_kept.then(|| repeatable(&request)).flatten();
+            let spare = shared.was_kept.then(|| Spare::of(&request)).flatten();
             let sent = shared.sender.try_send_request(request);
-            let answer = head(endpoint, sent, progress, patience).await;
+            let mut silence = Silence::new(patience.answer);
+            let answer = head(endpoint, sent, progress, patience, &mut silence).await;
             let mut failed = match answer {
                 Ok(Ok(response)) => {
                     let patience = self.tuning.between_frames(response.headers());
@@ -257,7 +261,7 @@ impl Upstream {
                 Ok(Err(failed)) => failed,
                 // A connection that stays silent may be dead without knowing.
                 Err(silent) => {
-                    self.pool.drop_http2(&key, shared.since);
+                    lane.drop_http2(shared.since);
                     return Err(silent);
                 }
             };
@@ -265,11 +269,13 @@ impl Upstream {
             let error = failed.into_error();
             // One stream that was refused says nothing about the others.
             if shared.sender.is_closed() || unsent.is_some() {
-                self.pool.drop_http2(&key, shared.since);
+                lane.drop_http2(shared.since);
             }
             request = match unsent {
                 Some(unsent) if shared.was_kept => unsent,
-                _ => spare.ok_or_else(|| UpstreamError::http(endpoint, &error))?,
+                _ => spare
+                    .ok_or_else(|| UpstreamError::http(endpoint, &error))?
+                    .into_request(),
             };
         }
     }
@@ -324,17 +330,34 @@ fn origin_form(endpoint: &Endpoint, head: &mut Parts, body: &RequestBody) {
     }
 }
 
-/// A copy of a request that may be sent twice.
-fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let harmless = request.method().is_idempotent() && request.body().is_end_stream();
-    harmless.then(|| {
-        let mut copy = Request::new(RequestBody::new(empty()).0);
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
-        copy
-    })
+/// What it takes to send a request a second time, whose body is empty.
+struct Spare {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
+}
+
+impl Spare {
+    /// Of a request that may be sent twice.
+    fn of(request: &Request<RequestBody>) -> Option<Self> {
+        let harmless = request.method().is_idempotent() && request.body().is_end_stream();
+        harmless.then(|| Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            headers: request.headers().clone(),
+        })
+    }
+
+    fn into_request(self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::new(empty()).0);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.version_mut() = self.version;
+        *request.headers_mut() = self.headers;
+        request
+    }
 }
 
 /// How long an upstream may do nothing.
@@ -353,25 +376,34 @@ async fn head<T>(
     answer: impl Future<Output = T>,
     progress: &Progress,
     patience: Patience,
+    silence: &mut Silence,
 ) -> Result<T, UpstreamError> {
     let mut answer = std::pin::pin!(answer);
     let (mut taken, mut untaken) = (progress.bytes(), progress.untaken());
     let mut since = Instant::now();
-    loop {
-        if let Ok(done) = timeout(patience.answer.min(patience.body), &mut answer).await {
-            return Ok(done);
+    silence.set_limit(patience.answer.min(patience.body));
+    // Whoever used it before may have given up in the middle of a wait.
+    silence.broken();
+    poll_fn(|context| {
+        if let Poll::Ready(done) = answer.as_mut().poll(context) {
+            return Poll::Ready(Ok(done));
         }
-        let now = progress.bytes();
-        if now != taken {
-            since = Instant::now();
-        } else if since.elapsed() >= patience.answer {
-            return Err(UpstreamError::silent(endpoint, patience.answer));
-        } else if untaken.is_some()
-            && untaken == progress.untaken()
-            && since.elapsed() >= patience.body
-        {
-            return Err(UpstreamError::stalled(endpoint, patience.body));
+        loop {
+            ready!(silence.poll(context));
+            let now = progress.bytes();
+            if now != taken {
+                since = Instant::now();
+            } else if since.elapsed() >= patience.answer {
+                return Poll::Ready(Err(UpstreamError::silent(endpoint, patience.answer)));
+            } else if untaken.is_some()
+                && untaken == progress.untaken()
+                && since.elapsed() >= patience.body
+            {
+                return Poll::Ready(Err(UpstreamError::stalled(endpoint, patience.body)));
+            }
+            (taken, untaken) = (now, progress.untaken());
+            silence.broken();
         }
-        (taken, untaken) = (now, progress.untaken());
-    }
+    })
+    .await
 }

@@ -31,6 +31,11 @@ impl Silence {
         self.limit
     }
 
+    /// Waits for so long from the next wait on.
+    pub(super) fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
     /// Something has come.
     pub fn broken(&mut self) {
         self.waits = false;

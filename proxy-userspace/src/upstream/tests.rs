@@ -9,10 +9,12 @@ use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    time::{advance, pause, resume, sleep},
 };
 
 use super::*;
 use crate::{
+    limits,
     state::Scheme,
     workload::{Egress, Enrolment, PolicyId, Workload},
 };
@@ -21,6 +23,8 @@ use crate::{
 struct Server {
     endpoint: Endpoint,
     connections: Arc<AtomicUsize>,
+    /// Connections that have ended.
+    ended: Arc<AtomicUsize>,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
@@ -31,11 +35,17 @@ impl Server {
         let port = listener.local_addr().expect("an address").port();
         let connections = Arc::new(AtomicUsize::new(0));
         let heads = Arc::new(Mutex::new(Vec::new()));
+        let ended = Arc::new(AtomicUsize::new(0));
         let (counted, seen) = (Arc::clone(&connections), Arc::clone(&heads));
+        let ends = Arc::clone(&ended);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve(stream, answers, answer, Arc::clone(&seen)));
+                let (seen, ends) = (Arc::clone(&seen), Arc::clone(&ends));
+                tokio::spawn(async move {
+                    serve(stream, answers, answer, seen).await;
+                    ends.fetch_add(1, Ordering::Relaxed);
+                });
             }
         });
         let address = Address {
@@ -51,8 +61,20 @@ impl Server {
                 tls: None,
             },
             connections,
+            ended,
             heads,
         }
+    }
+
+    /// Waits for the end of connections, so many of them in all.
+    async fn ended(&self, connections: usize) {
+        for _ in 0..10_000 {
+            if self.ended.load(Ordering::Relaxed) == connections {
+                return;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        panic!("{:?} connections have ended", self.ended);
     }
 
     fn connections(&self) -> usize {
@@ -228,6 +250,54 @@ async fn a_kept_connection_that_was_closed_is_replaced() {
             .unwrap_or_else(|error| panic!("request {n}: {error}"));
     }
     assert_eq!(server.connections(), 4);
+}
+
+/// Lets time pass, in which nothing else happens.
+async fn later(time: Duration) {
+    pause();
+    advance(time).await;
+    resume();
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_uses_is_closed() {
+    let server = Server::start(10, OK).await;
+    let (upstream, egress) = (
+        Upstream::new(Arc::default(), Tuning::default()),
+        Egress::own(),
+    );
+    exchange(&upstream, &egress, &server, request(Method::GET, empty()))
+        .await
+        .expect("an answer");
+    later(limits::IDLE_TIME).await;
+    // Whoever looks for such connections does so from time to time.
+    later(limits::POOL_SWEEP).await;
+    server.ended(1).await;
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_always_in_use_is_replaced_at_its_age() {
+    let server = Server::start(usize::MAX, OK).await;
+    let (upstream, egress) = (
+        Upstream::new(Arc::default(), Tuning::default()),
+        Egress::own(),
+    );
+    let pause = limits::IDLE_TIME / 2;
+    let mut passed = Duration::ZERO;
+    while passed < limits::CONNECTION_AGE {
+        exchange(&upstream, &egress, &server, request(Method::GET, empty()))
+            .await
+            .expect("an answer");
+        assert_eq!(server.connections(), 1, "after {passed:?}");
+        later(pause).await;
+        passed += pause;
+    }
+    exchange(&upstream, &egress, &server, request(Method::GET, empty()))
+        .await
+        .expect("an answer");
+    assert_eq!(server.connections(), 2);
+    server.ended(1).await;
 }
 
 #[tokio::test]

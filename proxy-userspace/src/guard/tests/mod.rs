@@ -77,7 +77,6 @@ async fn serve(
     });
     let connection = http1::Builder::new()
         .max_buf_size(limits::HEAD_BYTES)
-        .max_headers(limits::HEADERS)
         .serve_connection(TokioIo::new(io), service);
     // Until the client has nothing more to send. Time stands still meanwhile.
     let _ = timeout(Duration::from_mins(1), connection).await;
