@@ -31,10 +31,10 @@ impl Figures {
         slices.map(|slice| slice.report.errors).sum()
     }
 
-    pub(crate) fn print(&self, rounds: usize) {
+    pub(crate) fn print(&self, connections: &str, rounds: usize) {
         println!(
-            "{rounds} rounds: median (least to most). One processor for the proxy, the other one \
-             for load and upstream; direct has only the latter.\n"
+            "\nConnections {connections}; {rounds} rounds: median (least to most). One processor for \
+             the proxy, the other one for load and upstream; direct has only the latter.\n"
         );
         println!(
             "| connections | way | requests/s | of the fastest peer | p50 ms | p99 ms \

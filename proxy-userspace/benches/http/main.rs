@@ -21,7 +21,10 @@ use clap::{Parser, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use figures::{Figures, Pulls};
-use world::{Scheme, Way, World};
+use world::{Kept, Scheme, Way, World};
+
+/// Connections at a time where each request has a new one.
+const NEW_CONNECTIONS: u32 = 50;
 
 /// Measures requests through the proxy and its peers; needs root and two processors.
 #[derive(Parser)]
@@ -41,9 +44,9 @@ struct Arguments {
     /// Another build of postern, to compare with in the same run
     #[arg(long)]
     before: Option<PathBuf>,
-    /// Without large answers
+    /// Without new connections for each request, and without large answers
     #[arg(long)]
-    no_pulls: bool,
+    kept_only: bool,
     /// Cargo passes this on
     #[arg(long, hide = true)]
     bench: bool,
@@ -80,27 +83,38 @@ fn perform(arguments: Arguments) -> Result<()> {
             // One after the other, so that a moment of noise meets all of them.
             for _ in 0..arguments.rounds {
                 for way in &ways {
-                    let slice = world.slice(*way, *scheme, *connections)?;
+                    let slice = world.slice(*way, *scheme, *connections, Kept::Always)?;
                     figures.add(*scheme, *connections, *way, slice);
                 }
             }
         }
     }
-    let mut pulls = Pulls::default();
-    for scheme in schemes.iter().filter(|_| !arguments.no_pulls) {
-        for _ in 0..arguments.rounds {
-            for way in &ways {
+    figures.print("kept", arguments.rounds);
+    let mut errors = figures.errors();
+    if !arguments.kept_only {
+        errors += rare(&mut world, &ways, &schemes, arguments.rounds)?;
+    }
+    ensure!(errors == 0, "{errors} requests or connections failed");
+    Ok(())
+}
+
+/// New connections for each request, and large answers; how much of it failed.
+fn rare(world: &mut World, ways: &[Way], schemes: &[Scheme], rounds: usize) -> Result<u64> {
+    let (mut figures, mut pulls) = (Figures::default(), Pulls::default());
+    for scheme in schemes {
+        for _ in 0..rounds {
+            for way in ways {
+                let slice = world.slice(*way, *scheme, NEW_CONNECTIONS, Kept::Never)?;
+                figures.add(*scheme, NEW_CONNECTIONS, *way, slice);
+            }
+            for way in ways {
                 pulls.add(*scheme, *way, world.pull(*way, *scheme)?);
             }
         }
     }
-    figures.print(arguments.rounds);
-    if !arguments.no_pulls {
-        pulls.print();
-    }
-    let errors = figures.errors();
-    ensure!(errors == 0, "{errors} requests or connections failed");
-    Ok(())
+    figures.print("new for each request", rounds);
+    pulls.print();
+    Ok(figures.errors())
 }
 
 fn all_or<T: ValueEnum + Clone>(chosen: Vec<T>) -> Vec<T> {

@@ -55,6 +55,15 @@ pub(crate) enum Way {
     Envoy,
 }
 
+/// How long clients keep their connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// As long as the load runs.
+    Always,
+    /// For one request: with TLS, a full handshake for each.
+    Never,
+}
+
 /// What one slice showed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slice {
@@ -131,10 +140,19 @@ impl World {
     }
 
     /// Puts load on one of the ways for a while.
-    pub(crate) fn slice(&mut self, way: Way, scheme: Scheme, connections: u32) -> Result<Slice> {
+    pub(crate) fn slice(
+        &mut self,
+        way: Way,
+        scheme: Scheme,
+        connections: u32,
+        kept: Kept,
+    ) -> Result<Slice> {
         let standing = self.ways.iter_mut().find(|standing| standing.way == way);
         let standing = standing.context("this one was not started")?;
-        let fields = standing.fields();
+        let mut fields = standing.fields();
+        if kept == Kept::Never {
+            fields.push_str(" --header 'Connection: close'");
+        }
         let command = load::command(&standing.url(scheme, "/"), connections, LOAD, &fields);
         standing.shell.start(&command)?;
         sleep(WARM_UP);
