@@ -32,8 +32,8 @@ impl Addr {
     /// Word by word: no call of `memcmp`.
     #[inline(always)]
     pub(crate) fn is(self, other: Self) -> bool {
-        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
-        a == e && b == f && c == g && d == h
+        let ([a, b, c, d], other) = (self.0, other.0);
+        a == other[0] && b == other[1] && c == other[2] && d == other[3]
     }
 
     #[inline(always)]

@@ -1,6 +1,9 @@
 //! Which name servers a socket asked: nobody else teaches its workload addresses.
 
-use core::ptr::{NonNull, from_ref, null_mut, read_volatile};
+use core::{
+    mem::{offset_of, size_of},
+    ptr::{NonNull, from_ref, null_mut, read_volatile},
+};
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, bpf_sock_addr},
@@ -71,9 +74,11 @@ pub(crate) fn has_asked(skb: *mut __sk_buff, server: Addr) -> bool {
 /// The kernel hands a connected socket nothing but what its peer sends.
 #[inline(always)]
 fn is_connected(sk: *mut bpf_sock) -> bool {
+    const { assert!(offset_of!(bpf_sock, dst_port).is_multiple_of(size_of::<u32>())) }
+    let word = offset_of!(bpf_sock, dst_port) / size_of::<u32>();
     // SAFETY: a read of a socket's field. All kernels take one of four bytes, as wide as the field
     // was before 5.18, and before that no other; where it has two, the others are zero.
-    unsafe { read_volatile((&raw const (*sk).dst_port).cast::<u32>()) != 0 }
+    unsafe { read_volatile(sk.cast::<u32>().add(word)) != 0 }
 }
 
 #[inline(always)]
