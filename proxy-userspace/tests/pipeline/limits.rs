@@ -6,30 +6,55 @@ use std::time::Duration;
 use postern::{limits::Tuning, telemetry::Counters};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::rig::{Rig, Upstream, soon};
+use crate::rig::{Peer, Rig, Upstream, soon};
 
 /// Short enough for a test, and what must not happen before it does not take time.
 const SHORT: Duration = Duration::from_millis(300);
+
+const NO_BODY: &str = "Content-Length: 0\r\n\r\n";
 
 fn request(rig: &Rig, rest: &str) -> String {
     format!("POST / HTTP/1.1\r\nHost: {}\r\n{rest}", rig.host())
 }
 
+/// Whatever moves within bodies has to do so soon.
+fn impatient() -> Tuning {
+    Tuning {
+        idle_body: SHORT,
+        ..Tuning::default()
+    }
+}
+
+/// A request that has come to the upstream.
+struct Exchange {
+    rig: Rig,
+    upstream: Upstream,
+    client: Peer,
+    server: Peer,
+}
+
+impl Exchange {
+    /// A request that goes on like this after `Host`.
+    async fn begin(tuning: Tuning, rest: &str) -> Self {
+        let mut upstream = Upstream::start().await;
+        let rig = Rig::tuned(upstream.address, tuning);
+        let mut client = rig.http1().await;
+        client.send(&request(&rig, rest)).await;
+        let mut server = upstream.accept().await;
+        server.head().await;
+        Self {
+            rig,
+            upstream,
+            client,
+            server,
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_stops_sending_is_told_and_its_upload_ends() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::tuned(
-        upstream.address,
-        Tuning {
-            idle_body: SHORT,
-            ..Tuning::default()
-        },
-    );
-    let mut client = rig.http1().await;
-    client
-        .send(&request(&rig, "Content-Length: 9\r\n\r\nhalf"))
-        .await;
-    let mut server = upstream.accept().await;
+    let mut exchange = Exchange::begin(impatient(), "Content-Length: 9\r\n\r\nhalf").await;
+    let Exchange { client, server, .. } = &mut exchange;
     server.until("half").await;
     assert_eq!(server.rest().await, "");
     let answer = client.rest().await;
@@ -38,24 +63,18 @@ async fn a_client_that_stops_sending_is_told_and_its_upload_ends() {
 
 #[tokio::test]
 async fn an_upstream_that_takes_no_more_of_an_upload_is_given_up() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::tuned(
-        upstream.address,
-        Tuning {
-            idle_body: SHORT,
-            ..Tuning::default()
-        },
-    );
-    let mut client = rig.http1().await;
     let more_than_all_buffers = 1 << 30;
-    client
-        .send(&request(
-            &rig,
-            &format!("Content-Length: {more_than_all_buffers}\r\n\r\n"),
-        ))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let mut exchange = Exchange::begin(
+        impatient(),
+        &format!("Content-Length: {more_than_all_buffers}\r\n\r\n"),
+    )
+    .await;
+    let Exchange {
+        rig,
+        client,
+        server,
+        ..
+    } = &mut exchange;
     let (mut reads, mut writes) = client.0.split();
     let upload = async {
         let chunk = vec![b'x'; 1 << 16];
@@ -81,20 +100,8 @@ async fn an_upstream_that_takes_no_more_of_an_upload_is_given_up() {
 
 #[tokio::test]
 async fn an_upstream_that_stops_in_its_answer_is_given_up() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::tuned(
-        upstream.address,
-        Tuning {
-            idle_body: SHORT,
-            ..Tuning::default()
-        },
-    );
-    let mut client = rig.http1().await;
-    client
-        .send(&request(&rig, "Content-Length: 0\r\n\r\n"))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let mut exchange = Exchange::begin(impatient(), NO_BODY).await;
+    let Exchange { client, server, .. } = &mut exchange;
     server
         .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
         .await;
@@ -105,20 +112,8 @@ async fn an_upstream_that_stops_in_its_answer_is_given_up() {
 
 #[tokio::test]
 async fn streams_that_say_so_may_be_silent() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::tuned(
-        upstream.address,
-        Tuning {
-            idle_body: SHORT,
-            ..Tuning::default()
-        },
-    );
-    let mut client = rig.http1().await;
-    client
-        .send(&request(&rig, "Content-Length: 0\r\n\r\n"))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let mut exchange = Exchange::begin(impatient(), NO_BODY).await;
+    let Exchange { client, server, .. } = &mut exchange;
     server
         .send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
         .await;
@@ -130,20 +125,15 @@ async fn streams_that_say_so_may_be_silent() {
 
 #[tokio::test]
 async fn an_upstream_that_never_answers_is_a_504() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::tuned(
-        upstream.address,
+    let mut exchange = Exchange::begin(
         Tuning {
             first_byte: SHORT,
             ..Tuning::default()
         },
-    );
-    let mut client = rig.http1().await;
-    client
-        .send(&request(&rig, "Content-Length: 0\r\n\r\n"))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+        NO_BODY,
+    )
+    .await;
+    let Exchange { client, server, .. } = &mut exchange;
     let head = client.head().await;
     assert!(head.starts_with("http/1.1 504"), "{head}");
     assert_eq!(server.rest().await, "");
@@ -151,20 +141,8 @@ async fn an_upstream_that_never_answers_is_a_504() {
 
 #[tokio::test]
 async fn a_client_that_never_reads_lets_go_of_the_upstream() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::tuned(
-        upstream.address,
-        Tuning {
-            idle_body: SHORT,
-            ..Tuning::default()
-        },
-    );
-    let mut client = rig.http1().await;
-    client
-        .send(&request(&rig, "Content-Length: 0\r\n\r\n"))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let mut exchange = Exchange::begin(impatient(), NO_BODY).await;
+    let Exchange { server, .. } = &mut exchange;
     let more_than_all_buffers = 1 << 30;
     server
         .send(&format!(
@@ -189,28 +167,28 @@ async fn a_client_that_never_reads_lets_go_of_the_upstream() {
 
 #[tokio::test]
 async fn who_comes_too_many_waits_in_line_or_is_sent_away() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::tuned(
-        upstream.address,
+    let mut exchange = Exchange::begin(
         Tuning {
             upstream_connections: 1,
             upstream_queue: 1,
             ..Tuning::default()
         },
-    );
-    let mut first = rig.http1().await;
-    first
-        .send(&request(&rig, "Content-Length: 0\r\n\r\n"))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+        NO_BODY,
+    )
+    .await;
+    let Exchange {
+        rig,
+        upstream,
+        client: first,
+        server,
+    } = &mut exchange;
     // One of these waits; the other is sent away, whichever comes later.
     let mut others = Vec::new();
     for _ in 0..2 {
         let mut client = rig.http1().await;
         client
             .send(&request(
-                &rig,
+                rig,
                 "Content-Length: 0\r\nConnection: close\r\n\r\n",
             ))
             .await;

@@ -1,12 +1,16 @@
 //! A node with one pod, without a cluster: a cgroup, a network namespace with a link to the
 //! host, and an upstream on the host that tells what it saw.
 
+mod links;
+mod open;
+
+pub(crate) use links::{HOOKS, SHARED_HOOKS, attached};
+
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
+    process::{Command, Output},
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -40,6 +44,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{output, stdout};
+use open::Open;
 
 /// What curl says when it is refused.
 pub(crate) const CURL_REFUSED: i32 = 7;
@@ -330,16 +335,8 @@ impl Pod {
     /// A connection that is kept open.
     pub(crate) fn open(&self, port: u16) -> Result<Open> {
         let script = "exec 3<>\"/dev/tcp/$1/$2\" 4<&0 || exit 98; cat <&4 >&3 & cat <&3; kill $!";
-        let mut command = self.command(script, &[&self.host.to_string(), &port.to_string()]);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        Ok(Open {
-            requests: child.stdin.take().context("no input")?,
-            answers: BufReader::new(child.stdout.take().context("no output")?),
-            child,
-        })
+        let command = self.command(script, &[&self.host.to_string(), &port.to_string()]);
+        Open::start(command)
     }
 
     /// Waits until exactly these programs are attached to the pod's cgroup. The kernel
@@ -373,63 +370,6 @@ impl Pod {
     }
 }
 
-/// Names of the programs that links attach to a cgroup, in alphabetical order. `bpftool cgroup
-/// list` would show them as well, but bpftool 7.1 shows none on Linux 5.10. One that is replaced
-/// this moment may be missing.
-pub(crate) fn attached(cgroup_id: u64) -> Result<Vec<String>> {
-    let shown = |what: &str| -> Result<Vec<serde_json::Value>> {
-        // It gives up when something that it lists, of whomever, goes meanwhile.
-        for _ in 0..100 {
-            let mut show = Command::new("bpftool");
-            show.args(["--json", what, "show"]);
-            let shown = output(show)?;
-            if shown.status.success() {
-                // Nothing at all when there is none.
-                let text = stdout(&shown);
-                return Ok(if text.is_empty() {
-                    Vec::new()
-                } else {
-                    serde_json::from_str(&text)?
-                });
-            }
-        }
-        bail!("bpftool {what} show does not come to an end")
-    };
-    let links = shown("link")?;
-    let programs = shown("prog")?;
-    let mut names: Vec<_> = links
-        .iter()
-        .filter(|link| link["cgroup_id"] == cgroup_id)
-        .filter_map(|link| {
-            let program = programs.iter().find(|it| it["id"] == link["prog_id"])?;
-            Some(program["name"].as_str()?.to_owned())
-        })
-        .collect();
-    names.sort();
-    Ok(names)
-}
-
-/// The programs that are attached once all are, in alphabetical order.
-pub(crate) const HOOKS: [&str; 8] = [
-    "connect4",
-    "connect6",
-    "dns_ingress",
-    "flows",
-    "getpeername4",
-    "getpeername6",
-    "sendmsg4",
-    "sendmsg6",
-];
-
-/// Those that are left when the workload is not served.
-pub(crate) const SHARED_HOOKS: [&str; 5] = [
-    "connect4",
-    "connect6",
-    "flows",
-    "getpeername4",
-    "getpeername6",
-];
-
 /// Waits until something holds that other threads bring about.
 pub(crate) async fn settled(mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     for _ in 0..1000 {
@@ -446,63 +386,6 @@ impl Drop for Pod {
         if let Err(error) = unload(&self.pins) {
             eprintln!("what is pinned stays: {error}");
         }
-    }
-}
-
-/// An open HTTP/1.1 connection.
-pub(crate) struct Open {
-    child: Child,
-    requests: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-/// An answer on an [`Open`] connection.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) closes: bool,
-    pub(crate) body: String,
-}
-
-impl Open {
-    pub(crate) fn get(&mut self, host: &str) -> Result<Answer> {
-        write!(self.requests, "GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")?;
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            let read = self.answers.read_line(&mut head)?;
-            ensure!(read > 0, "the connection ended after {head:?}");
-        }
-        let head = head.to_ascii_lowercase();
-        let field = |name: &str| {
-            head.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .map(|value| value.trim().to_owned())
-        };
-        let length: usize = field("content-length:").context("no length")?.parse()?;
-        let mut body = vec![0; length];
-        self.answers.read_exact(&mut body)?;
-        Ok(Answer {
-            status: head.split(' ').nth(1).context("no status")?.parse()?,
-            closes: field("connection:").is_some_and(|value| value == "close"),
-            body: String::from_utf8(body)?,
-        })
-    }
-
-    /// Waits for the end of the connection.
-    pub(crate) fn ended(mut self) -> Result<()> {
-        let mut rest = String::new();
-        self.answers.read_to_string(&mut rest)?;
-        ensure!(rest.is_empty(), "{rest}");
-        let status = self.child.wait()?;
-        ensure!(status.code() != Some(124), "it stayed open");
-        Ok(())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
