@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -55,6 +56,41 @@ pub fn descendants(pid: u32) -> Result<Vec<u32>> {
     Ok(found)
 }
 
+/// Resident memory of a process, KiB. Exact: the kernel adds up what `status` only estimates.
+pub fn resident(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next());
+    kib.with_context(|| format!("no Rss in {path}"))?
+        .parse()
+        .with_context(|| format!("Rss in {path} is no number"))
+}
+
+/// What the threads of a process that have not ended have had of the processors.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/task");
+    let mut nanoseconds = 0;
+    for task in fs::read_dir(&path).with_context(|| format!("cannot read {path}"))? {
+        let file = task?.path().join("schedstat");
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let time = text.split(' ').next().unwrap_or_default();
+        let time: u64 = time
+            .parse()
+            .with_context(|| format!("no time in {}", file.display()))?;
+        nanoseconds += time;
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// How many descriptors a process has open.
+pub fn descriptors(pid: u32) -> Result<usize> {
+    let path = format!("/proc/{pid}/fd");
+    let entries = fs::read_dir(&path).with_context(|| format!("cannot read {path}"))?;
+    Ok(entries.count())
+}
+
 /// State and parent of a process.
 fn stat(pid: u32) -> Option<(String, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -69,6 +105,17 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn measures_this_process() {
+        let pid = std::process::id();
+        let (memory, time) = (resident(pid).unwrap(), processor_time(pid).unwrap());
+        let many = std::hint::black_box(vec![1_u8; 8 << 20]);
+        assert!(resident(pid).unwrap() > memory + 4096);
+        drop(many);
+        assert!(processor_time(pid).unwrap() > time);
+        assert!(descriptors(pid).unwrap() >= 3);
+    }
 
     #[test]
     fn finds_a_grandchild_and_its_environment() {

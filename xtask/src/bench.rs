@@ -12,13 +12,21 @@ pub(crate) fn perform(
     rounds: &str,
     arguments: &[String],
 ) -> Result<()> {
+    let rounds = ["--rounds".to_owned(), rounds.to_owned()];
+    execute("bench", workspace, name, &[&rounds, arguments].concat())
+}
+
+/// Runs the soak test.
+pub(crate) fn soak(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    execute("soak", workspace, "soak", arguments)
+}
+
+fn execute(label: &str, workspace: &Workspace, name: &str, arguments: &[String]) -> Result<()> {
     let target = ["bench", "--package", "postern", "--bench", name];
     let mut build = workspace.cargo(target);
-    run::step("build of the benchmark", build.arg("--no-run"))?;
+    run::step("build of the program", build.arg("--no-run"))?;
     let mut command = workspace.cargo(target);
-    command
-        .args(["--quiet", "--", "--rounds", rounds])
-        .args(arguments);
+    command.args(["--quiet", "--"]).args(arguments);
     command.env("PATH", workspace.path_with_tools()?);
-    run::attached("bench", &mut command)
+    run::attached(label, &mut command)
 }

@@ -62,6 +62,18 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Hold many connections, and make many requests; needs root
+    Soak {
+        /// What of it
+        #[arg(value_enum, default_value_t = Soak::All)]
+        what: Soak,
+        /// Connections to hold
+        #[arg(long, default_value_t = 10_000)]
+        connections: u32,
+        /// Requests to make
+        #[arg(long, default_value_t = 1_000_000)]
+        requests: u64,
+    },
     /// Check format, style and dependencies
     Lint,
     /// Feed a parser made-up input, looking for any that it does not survive
@@ -99,6 +111,27 @@ enum Bench {
     Splice,
     /// What a request through the proxy costs, beside Envoy, haproxy and nginx
     Http,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Soak {
+    /// Connections that are idle
+    Idle,
+    /// Requests, and the memory that they leave behind
+    Requests,
+    /// Both
+    All,
+}
+
+impl Soak {
+    /// What the program calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Requests => "requests",
+            Self::All => "all",
+        }
+    }
 }
 
 impl Bench {
@@ -159,6 +192,20 @@ fn perform(task: &Task) -> Result<()> {
                     bench::perform(&workspace, "http", &rounds, arguments)
                 }
             }
+        }
+        Task::Soak {
+            what,
+            connections,
+            requests,
+        } => {
+            test::require_root("soak")?;
+            setup::perform(&workspace)?;
+            let arguments = [
+                what.name().to_owned(),
+                format!("--connections={connections}"),
+                format!("--requests={requests}"),
+            ];
+            bench::soak(&workspace, &arguments)
         }
         Task::Lint => {
             setup::perform(&workspace)?;

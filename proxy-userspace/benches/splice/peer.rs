@@ -1,7 +1,6 @@
 //! The two ends: one asks for bytes, the other sends them.
 
 use std::{
-    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::parent_id,
@@ -10,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use testkit::proc::processor_time;
 
 const BUFFER: usize = 256 * 1024;
 /// No first byte of TLS or HTTP, so that Postern passes the connection through at once.
@@ -60,13 +60,13 @@ pub(crate) fn measure(address: SocketAddr, load: &Load, proxy: u32) -> Result<()
     let mut buffer = vec![0; BUFFER];
     // Connections, windows and pipes of a proxy that has been running.
     download(address, 1024 * 1024, &mut buffer)?;
-    let before = processor_time(proxy)?;
+    let before = time_of(proxy)?;
     let start = Instant::now();
     for _ in 0..load.connections {
         download(address, load.bytes, &mut buffer)?;
     }
     let seconds = start.elapsed();
-    let proxy = processor_time(proxy)?.saturating_sub(before);
+    let proxy = time_of(proxy)?.saturating_sub(before);
     println!("{} {}", seconds.as_secs_f64(), proxy.as_secs_f64());
     Ok(())
 }
@@ -87,18 +87,10 @@ fn download(address: SocketAddr, bytes: u64, buffer: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-/// What all threads of a process have had of the processors.
-fn processor_time(pid: u32) -> Result<Duration> {
-    if pid == 0 {
+/// What the proxy, if there is one, has had of the processors.
+fn time_of(proxy: u32) -> Result<Duration> {
+    if proxy == 0 {
         return Ok(Duration::ZERO);
     }
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).context("the proxy is gone")?;
-    let mut sum = 0;
-    for task in tasks {
-        let file = task?.path().join("schedstat");
-        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        let time = text.split(' ').next().context("no time")?;
-        sum += time.parse::<u64>().context("no time")?;
-    }
-    Ok(Duration::from_nanos(sum))
+    processor_time(proxy)
 }

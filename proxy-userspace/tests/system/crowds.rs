@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use anyhow::{Result, ensure};
 use testkit::SiteAuth;
 
-use crate::support::{self, ADDRESS, TOKEN, counter, ok};
+use crate::support::{self, ADDRESS, TOKEN, counter, ok, stdout};
 
 /// Has all of its connections open at the same time, as far as the server gets to see them, and
 /// then finishes one after the other.
@@ -65,16 +65,17 @@ fn a_limit_of_its_own_holds_a_workload_up() -> Result<()> {
 }
 
 /// With limits that promise more than there is, `accept()` fails as long as descriptors are short.
-/// It is tried again now and then; a loop would fail tens of thousands of times.
+/// It is tried again now and then; a loop would fail tens of thousands of times. Once there are
+/// descriptors again, who comes is served.
 #[test]
-fn without_descriptors_accepting_does_not_spin() -> Result<()> {
+fn without_descriptors_accepting_does_not_spin_and_recovers() -> Result<()> {
     // The clients end after a while whatever becomes of them: connections fail.
     let (world, _nginx, manifest) = support::api(SiteAuth::Bearer(TOKEN.into()))?;
     let client = CLIENT.split("for stream in streams").next().unwrap_or("");
     let script = format!(
         "for n in 1 2 3; do /usr/bin/python3 -c '{client}\nimport time\ntime.sleep(2)' \
-         {ADDRESS} 80 & done; wait; curl --silent --insecure --max-time 20 https://{ADDRESS}/ \
-         --header 'Host: api.test' --output /dev/null; exit 0"
+         {ADDRESS} 80 & done; wait; curl --silent --show-error --max-time 60 https://api.test/ \
+         --output /dev/null --write-out '%{{http_code}}'"
     );
     let mut limited: Command = world.sandbox.command("prlimit");
     limited
@@ -87,5 +88,7 @@ fn without_descriptors_accepting_does_not_spin() -> Result<()> {
     let output = ok(limited)?;
     let failed = counter(&output, "failed_accepts")?;
     ensure!(failed > 0 && failed < 2_000, "{output:?}");
+    ensure!(stdout(&output) == "200", "{output:?}");
+    ensure!(counter(&output, "injected")? == 1, "{output:?}");
     Ok(())
 }

@@ -22,4 +22,5 @@ mod pods;
 mod registry;
 mod rig;
 mod silence;
+mod soak;
 mod support;

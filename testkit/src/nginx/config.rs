@@ -17,7 +17,7 @@ pub(super) fn text(files: &TempDir, sites: &[Site]) -> Result<String> {
     )?;
     writeln!(
         text,
-        "error_log errors info;\nevents {{ worker_connections 2048; }}\nhttp {{"
+        "error_log errors info;\nevents {{ worker_connections 16384; }}\nhttp {{"
     )?;
     writeln!(
         text,
