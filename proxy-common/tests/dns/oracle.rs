@@ -1,6 +1,6 @@
 //! What another decoder makes of a message.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use hickory_proto::{
     op::{Message, MessageType, OpCode, ResponseCode},
@@ -60,5 +60,8 @@ fn expected(host: &str, message: &Message) -> Vec<IpAddr> {
             _ => {}
         }
     }
+    all.retain(|ip| {
+        !ip.is_unspecified() && !ip.is_multicast() && *ip != IpAddr::V4(Ipv4Addr::BROADCAST)
+    });
     all
 }

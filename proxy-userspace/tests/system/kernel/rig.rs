@@ -26,7 +26,7 @@ use postern::{
 use proxy_common::maps::{
     CREDENTIAL_USABLE, Credential, Destination, DestinationKey, FlowKey, Origin, Stats,
 };
-use testkit::{Sandbox, SandboxOptions};
+use testkit::{Sandbox, SandboxOptions, net::listens};
 use tokio::sync::oneshot;
 
 use super::features::{fdinfo, field};
@@ -170,8 +170,12 @@ impl Rig {
     pub(super) fn close_listeners(&mut self) {
         for served in self.served.drain(..) {
             drop(served.stop);
-            // It ends when nothing listens any more.
+            // It ends when nothing of ours listens any more.
             let _ = served.thread.join();
+            // What another test starts at this moment has a copy until it is its own program.
+            let (v4, v6) = served.ports;
+            let pid = self.sandbox.pid();
+            eventually(|| Ok(!listens(pid, v4) && !listens(pid, v6))).expect("no errors");
         }
     }
 
