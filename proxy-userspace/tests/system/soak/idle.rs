@@ -163,7 +163,7 @@ fn start(world: &World, kind: Kind, connections: usize) -> Result<Client> {
         Kind::PassedThrough => ("other.test", "TLSv1.2"),
     };
     let script = world.files.write("client.py", CLIENT)?;
-    let [script, authority] = [script, world.pki.ca().to_owned()]
+    let [script, authority] = [script, world.pki.ca().clone()]
         .map(|path| path.to_str().map(str::to_owned).context("no text"));
     // Postern looks for room before there is another connection. It is not known at first what
     // becomes of one, so each that is being opened has two places; and a workload that is alone
