@@ -18,6 +18,8 @@ use crate::support::{self, TOKEN, World, counter};
 
 /// Descriptors of a proxy, or a client, besides those of the connections that are held.
 const OTHER_DESCRIPTORS: usize = 600;
+/// `PARALLEL` of the client, and more.
+const OPENED_AT_ONCE: usize = 64;
 const CLIENT: &str = include_str!("client.py");
 
 /// What becomes of the connections.
@@ -161,12 +163,13 @@ fn start(world: &World, kind: Kind, connections: usize) -> Result<Client> {
         Kind::PassedThrough => ("other.test", "TLSv1.2"),
     };
     let script = world.files.write("client.py", CLIENT)?;
-    let [script, authority] = [script, world.pki.ca().to_owned()]
+    let [script, authority] = [script, world.pki.ca().clone()]
         .map(|path| path.to_str().map(str::to_owned).context("no text"));
     // Postern looks for room before there is another connection. It is not known at first what
-    // becomes of one, so it has two places; and a workload that is alone gets two thirds of all.
+    // becomes of one, so each that is being opened has two places; and a workload that is alone
+    // gets two thirds of all.
     let most = connections + 1;
-    let places = (most * kind.descriptors() + 2).div_ceil(2) * 3;
+    let places = (most * kind.descriptors() + 2 * OPENED_AT_ONCE).div_ceil(2) * 3;
     let options = [
         "--stats",
         "--mode=transparent",
