@@ -99,6 +99,8 @@ impl Agent {
         thread::spawn(move || {
             let mut lines = output.lines().map_while(Result::ok);
             let _ = serves.send(lines.any(|line| line == "serving"));
+            // A process that cannot write that it takes long ends.
+            lines.for_each(drop);
         });
         let served = served.recv_timeout(PATIENCE);
         ensure!(served == Ok(true), "it does not serve: {served:?}");

@@ -21,7 +21,9 @@ use testkit::run_ok;
 use tokio::{sync::oneshot, time::sleep};
 
 use super::clients::{Client, Goal, Habit};
-use crate::rig::{CURL_REFUSED, HOOKS, Pod, SHARED_HOOKS, abi, connector, granted, policy};
+use crate::rig::{
+    CURL_REFUSED, HOOKS, Pod, SHARED_HOOKS, abi, connector, granted, policy, stretched,
+};
 
 /// Directory of an agent of another version, which has what is in ours.
 fn of_another_version(pod: &Pod) -> Result<PathBuf> {
@@ -56,6 +58,8 @@ async fn nobody_notices_that_the_next_agent_has_other_maps() -> Result<()> {
         (incumbent, end)
     });
     let mut newcomer = pod.take_over().await?;
+    // It may take its time until it gives signs of life; the incumbent ends if it is dead.
+    newcomer.set_grace(stretched(limits::GRACE))?;
     let (incumbent, end) = serving.await?;
     ensure!(matches!(end, NodeError::Replaced), "{end}");
     let drained = tokio::spawn(incumbent.drain(limits::HAND_OVER));
@@ -70,7 +74,7 @@ async fn nobody_notices_that_the_next_agent_has_other_maps() -> Result<()> {
             _ = ended => Ok(newcomer),
         }
     });
-    for _ in 0..limits::GRACE.as_secs() + 2 {
+    for _ in 0..stretched(limits::GRACE).as_secs() + 2 {
         sleep(limits::HEARTBEAT).await;
         ensure!(pod.seen(&[&pod.url(port)])? == goal.body);
     }
