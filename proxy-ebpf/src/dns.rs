@@ -151,27 +151,14 @@ fn learn(skb: *mut __sk_buff, answer: &Answer) {
         count!(dns_unasked);
         return;
     }
-    if !start(skb, answer.payload) || !asks(workload.policy) {
+    if !start(skb, answer.payload) || dns_asks(u64::from(workload.policy)) == 0 {
         count!(dns_ignored);
         return;
     }
-    for _ in 0..STEPS {
-        if dns_step() == END {
-            break;
-        }
-    }
+    dns_read();
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
-    let Some(Scratch { found, .. }) = scratch() else {
-        return;
-    };
-    let found = *found as u64;
-    for place in 0..ADDRESSES as u64 {
-        if place >= found {
-            break;
-        }
-        dns_learn(cgroup_id, place, now);
-    }
+    dns_learn(cgroup_id, now);
 }
 
 /// Nobody holds on to it while [`dns_step`] is called, which gets it as well.
@@ -183,7 +170,7 @@ fn scratch<'a>() -> Option<&'a mut Scratch> {
     Some(unsafe { &mut *scratch })
 }
 
-/// Gets ready to read the message; whether there is something to read.
+/// Takes the message into the scratch; whether there is one.
 #[inline(always)]
 fn start(skb: *mut __sk_buff, payload: u32) -> bool {
     let Some(scratch) = scratch() else {
@@ -194,9 +181,57 @@ fn start(skb: *mut __sk_buff, payload: u32) -> bool {
     };
     scratch.length = length;
     scratch.found = 0;
+    true
+}
+
+const END: u64 = 0;
+const MORE: u64 = 1;
+const QUESTION: u64 = 2;
+
+// Functions that the verifier looks at by themselves: they are global, and take and return
+// nothing but numbers. What is followed in one is not followed anew for each way that leads to it,
+// and what one needs of the stack is not added to what another does. Inlined into each other they
+// were beyond a million instructions on some kernels, and with some choices of the compiler beyond
+// the stack.
+
+/// Whether the message is about a Connector's host.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_asks(policy: u64) -> u64 {
+    if !begin() {
+        return 0;
+    }
+    for _ in 0..STEPS {
+        match dns_step() {
+            MORE => {}
+            QUESTION => {
+                let Some(scratch) = scratch() else {
+                    return 0;
+                };
+                let key = HostnameKey {
+                    name: scratch.name,
+                    policy: policy as u32,
+                    port: WHOLE_HOST,
+                    pad: 0,
+                };
+                // SAFETY: only whether it is there counts.
+                return u64::from(unsafe { HOSTNAMES.get(key) }.is_some());
+            }
+            _ => break,
+        }
+    }
+    0
+}
+
+/// Gets ready to read the message; whether there is something to read.
+#[inline(always)]
+fn begin() -> bool {
+    let Some(scratch) = scratch() else {
+        return false;
+    };
     let message = Message {
         bytes: &scratch.message,
-        length,
+        length: scratch.length,
     };
     let Some(walk) = Walk::new(&message) else {
         return false;
@@ -205,40 +240,19 @@ fn start(skb: *mut __sk_buff, payload: u32) -> bool {
     true
 }
 
-/// Whether the message is about a Connector's host.
-#[inline(always)]
-fn asks(policy: u32) -> bool {
+/// The rest of the message.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_read() -> u64 {
     for _ in 0..STEPS {
-        match dns_step() {
-            MORE => {}
-            QUESTION => {
-                let Some(scratch) = scratch() else {
-                    return false;
-                };
-                let key = HostnameKey {
-                    name: scratch.name,
-                    policy,
-                    port: WHOLE_HOST,
-                    pad: 0,
-                };
-                // SAFETY: only whether it is there counts.
-                return unsafe { HOSTNAMES.get(key) }.is_some();
-            }
-            _ => break,
+        if dns_step() == END {
+            break;
         }
     }
-    false
+    0
 }
 
-const END: u64 = 0;
-const MORE: u64 = 1;
-const QUESTION: u64 = 2;
-
 /// One step over the message in the scratch.
-///
-/// A function that the verifier looks at by itself (it is global, and takes and returns nothing
-/// but numbers), so that the loops around it cost next to nothing: inlined, each of their
-/// rounds was followed anew, and a million instructions were not enough for 255 bytes of names.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn dns_step() -> u64 {
@@ -306,21 +320,21 @@ impl Bytes for Message<'_> {
     }
 }
 
-/// Learns one of the addresses in the scratch, if it can be a host's.
-///
-/// A function that the verifier looks at by itself, like [`dns_step`]: what it needs of the stack
-/// is not added to what the loop around it needs, which together is nearly all that there is.
+/// Learns the addresses in the scratch that can be a host's.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn dns_learn(workload: u64, place: u64, now: u64) -> u64 {
+extern "C" fn dns_learn(workload: u64, now: u64) -> u64 {
     let Some(scratch) = scratch() else {
         return 0;
     };
-    let place = black_box(place as usize) & (ADDRESSES - 1);
-    // SAFETY: masked to be below the length, which is a power of two.
-    let addr = unsafe { *scratch.addresses.get_unchecked(place) };
-    if is_of_host(&addr) {
-        remember(&LearnedKey { workload, addr }, scratch.name, now);
+    for (place, addr) in scratch.addresses.iter().enumerate() {
+        if place >= scratch.found {
+            break;
+        }
+        if is_of_host(addr) {
+            let addr = *addr;
+            remember(&LearnedKey { workload, addr }, scratch.name, now);
+        }
     }
     0
 }
