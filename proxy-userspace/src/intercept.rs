@@ -54,6 +54,15 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
     let protocol = match detect::first(&stream, &workload.egress, dialled).await {
         Ok(First::Client(protocol)) => protocol,
         Ok(First::Server(server)) => {
+            // What the client said, if anything, was looked at to the end, and nobody would be
+            // woken up for it: registered anew it is news.
+            let stream = match stream.into_std().and_then(TcpStream::from_std) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::error!("cannot pass a connection through: {error}");
+                    return;
+                }
+            };
             let passing = upstream::relay(stream, server, &worker.pipes);
             return pass(&worker, &workload, dialled, passing).await;
         }
@@ -342,6 +351,9 @@ fn report(worker: &Worker, workload: &Enrolment, site: &Site, error: &(dyn Error
 
 /// Counts a connection that was ended because of our certificate, and says so once in a while.
 fn distrusted(worker: &Worker, workload: &Enrolment, site: &Site, sign: Sign) {
+    if !site.is_usable() {
+        return;
+    }
     Counters::add(&worker.proxy.counters.untrusting, 1);
     let untrusting = &worker.proxy.interceptor.untrusting;
     let Refused { tell, passes } = untrusting.refused(workload, &site.host, sign, site.may_pass());

@@ -88,6 +88,13 @@ pub const SPLICE_PIPE_LEAST: i32 = 64 * 1024;
 pub const SPLICE_PIPES: usize = 64;
 /// Pipes that a worker keeps for later.
 pub const SPLICE_SPARE_PIPES: usize = 8;
+/// Seconds of silence after which the peers of what is passed through are asked whether they are
+/// still there; between two such probes; and how many may have no answer.
+pub const SPLICE_KEEP_ALIVE_SECONDS: u32 = 60;
+/// See [`SPLICE_KEEP_ALIVE_SECONDS`].
+pub const SPLICE_PROBE_SECONDS: u32 = 15;
+/// See [`SPLICE_KEEP_ALIVE_SECONDS`].
+pub const SPLICE_PROBES: u32 = 4;
 /// What one direction of a connection may pass through before others have their turn, bytes.
 pub const SPLICE_TURN: usize = 1024 * 1024;
 /// Turns in which what is left of a connection that failed is handed over.

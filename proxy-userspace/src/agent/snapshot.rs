@@ -219,9 +219,12 @@ impl Snapshot {
             .iter()
             .chain(&self.policies)
             .map(|(policy, ids)| {
-                let is_held = self.held.contains(policy) && self.retired.contains_key(policy);
+                let is_retired = self.retired.contains_key(policy);
+                let is_held = is_retired && self.held.contains(policy);
                 let granted = ids.iter().filter_map(|id| {
-                    let removed = || removed.get(id).filter(|_| is_held);
+                    // What stood in for an answer goes on to refuse until the pods have it.
+                    let refuses = is_retired && self.undecided.contains(id);
+                    let removed = || removed.get(id).filter(|_| is_held || refuses);
                     connectors.get(id).or_else(removed)
                 });
                 (*policy, granted.flatten().cloned().collect())

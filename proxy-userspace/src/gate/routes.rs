@@ -255,11 +255,17 @@ impl Site {
     }
 
     /// Whether clients that do not trust Postern may speak to the site directly: when all
-    /// Connectors on it say so.
+    /// Connectors on it say so, and none of them is refused.
     pub fn may_pass(&self) -> bool {
-        self.targets
-            .iter()
-            .all(|target| target.connector.on_untrusted_ca == OnUntrustedCa::Passthrough)
+        self.targets.iter().all(|target| {
+            target.usable && target.connector.on_untrusted_ca == OnUntrustedCa::Passthrough
+        })
+    }
+
+    /// Whether any Connector on it is in force. Nobody vouches for the host of one that is not,
+    /// so it says nothing about a client that it does not trust our certificate.
+    pub fn is_usable(&self) -> bool {
+        self.targets.iter().any(|target| target.usable)
     }
 
     /// An endpoint to ask about the site itself, such as the HTTP version it speaks.

@@ -103,6 +103,19 @@ fn content(seed: u8, length: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn what_is_let_go_in_the_middle_does_not_look_complete() {
+    for pipes in kinds() {
+        let mut through = Through::new(&pipes).await;
+        through.greet().await;
+        through.relay.abort();
+        for stream in [&mut through.client, &mut through.server] {
+            let end = rest(stream).await.expect_err("no orderly end");
+            assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_end_of_one_direction_leaves_the_other_open() {
     for pipes in kinds() {
         for from_client in [true, false] {

@@ -234,6 +234,37 @@ fn a_policy_that_is_held_keeps_what_it_grants() {
 }
 
 #[test]
+fn what_was_not_decided_about_stays_refused_until_the_pods_have_moved() {
+    let all = ["one.example", "two.example"];
+    let mut undecided = full();
+    undecided.connectors[1].undecided = true;
+    let decided = NodeUpdate {
+        version: 2,
+        connectors: vec![connector(3, "two.example", "x")],
+        removed_connectors: vec![2],
+        removed_policies: vec![5],
+        policies: vec![Policy {
+            id: 6,
+            connectors: vec![1, 3],
+        }],
+        workloads: vec![workload("u", 6)],
+        ..NodeUpdate::default()
+    };
+    let mut snapshot = Snapshot::default();
+    assert_eq!(snapshot.apply(&undecided), vec![]);
+    assert_eq!(snapshot.apply(&decided), vec![]);
+    let grants = snapshot.grants(&hosts(&all));
+    let usable = |policy| -> Vec<bool> {
+        let granted = grants[&PolicyId(policy)].iter();
+        granted.map(|it| it.binding.usable).collect()
+    };
+    assert_eq!(usable(5), [true, false]);
+    assert_eq!(usable(6), [true, true]);
+    assert!(snapshot.forget_retired());
+    assert!(snapshot.removed.is_empty());
+}
+
+#[test]
 fn what_is_not_decided_about_is_refused_and_not_vouched_for() {
     let mut update = full();
     update.connectors[1].undecided = true;

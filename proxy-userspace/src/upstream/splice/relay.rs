@@ -4,7 +4,7 @@ use std::{io, os::fd::AsRawFd};
 
 use nix::{
     errno::Errno,
-    sys::socket::{Shutdown, shutdown},
+    sys::socket::{Shutdown, setsockopt, shutdown, sockopt},
 };
 use tokio::{io::Interest, net::TcpStream, task::yield_now};
 
@@ -40,7 +40,9 @@ pub async fn relay(client: TcpStream, server: TcpStream, pipes: &Pipes) -> Passe
     for stream in [&client, &server] {
         // Segments are as the sender made them; Nagle's algorithm would only delay them.
         let _ = stream.set_nodelay(true);
+        keep_alive(stream);
     }
+    let mut unfinished = Unfinished(Some([&client, &server]));
     let mut up = Direction::new(&client, &server, pipes);
     let mut down = Direction::new(&server, &client, pipes);
     let end = tokio::select! {
@@ -53,13 +55,43 @@ pub async fn relay(client: TcpStream, server: TcpStream, pipes: &Pipes) -> Passe
     if end.is_err() {
         up.hand_over();
         down.hand_over();
-        reset(&client);
-        reset(&server);
+    } else {
+        unfinished.0 = None;
     }
     Passed {
         to_server: up.passed,
         to_client: down.passed,
         end,
+    }
+}
+
+/// Asks whether the peer is still there, as often as it takes to notice one that is gone within
+/// two minutes, and to be no idle connection to whatever is on the way. The client's own probes
+/// end at this proxy, as do the server's.
+fn keep_alive(stream: &TcpStream) {
+    let _ = setsockopt(
+        stream,
+        sockopt::TcpKeepIdle,
+        &limits::SPLICE_KEEP_ALIVE_SECONDS,
+    );
+    let _ = setsockopt(
+        stream,
+        sockopt::TcpKeepInterval,
+        &limits::SPLICE_PROBE_SECONDS,
+    );
+    let _ = setsockopt(stream, sockopt::TcpKeepCount, &limits::SPLICE_PROBES);
+    let _ = setsockopt(stream, sockopt::KeepAlive, &true);
+}
+
+/// Two connections that are reset if they are let go in the middle: an orderly end would pass a
+/// part off as the whole.
+struct Unfinished<'a>(Option<[&'a TcpStream; 2]>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        for stream in self.0.iter().flatten() {
+            reset(*stream);
+        }
     }
 }
 
