@@ -22,7 +22,7 @@ use tokio::{sync::oneshot, time::sleep};
 
 use super::clients::{Client, Goal, Habit};
 use crate::rig::{
-    CURL_REFUSED, HOOKS, Pod, SHARED_HOOKS, abi, connector, granted, policy, stretched,
+    CURL_REFUSED, HOOKS, PATIENCE, Pod, SHARED_HOOKS, abi, connector, granted, policy, stretched,
 };
 
 /// Directory of an agent of another version, which has what is in ours.
@@ -74,7 +74,7 @@ async fn nobody_notices_that_the_next_agent_has_other_maps() -> Result<()> {
             _ = ended => Ok(newcomer),
         }
     });
-    for _ in 0..stretched(limits::GRACE).as_secs() + 2 {
+    for _ in 0..limits::GRACE.as_secs() + 2 {
         sleep(limits::HEARTBEAT).await;
         ensure!(pod.seen(&[&pod.url(port)])? == goal.body);
     }
@@ -84,6 +84,8 @@ async fn nobody_notices_that_the_next_agent_has_other_maps() -> Result<()> {
         newcomer.stats()?.redirected == 0,
         "two decide about a connection"
     );
+    // It gives no more signs of life.
+    newcomer.set_grace(PATIENCE)?;
     pod.enrol(&mut newcomer)?;
     pod.attaches(&twice()).await?;
     newcomer.forget_strangers(|_| false)?;
@@ -108,6 +110,7 @@ async fn what_a_dead_agent_of_another_version_refuses_stays_refused_until_it_is_
     drop(pod.agent(&granted).await?);
     let other = of_another_version(&pod)?;
     let mut next = pod.only_agent().await?;
+    next.set_grace(PATIENCE)?;
     next.set_policies(policy(&granted), &Roots::none())?;
     next.attach(pod.cgroup.directory())?;
     let refused = pod.curl(&[&pod.url(port)])?;
