@@ -29,13 +29,6 @@ impl Addr {
         a == 0 && b == 0 && (v4 || v6)
     }
 
-    /// Word by word: no call of `memcmp`.
-    #[inline(always)]
-    pub(crate) fn is(self, other: Self) -> bool {
-        let ([a, b, c, d], other) = (self.0, other.0);
-        a == other[0] && b == other[1] && c == other[2] && d == other[3]
-    }
-
     #[inline(always)]
     pub(crate) fn bytes(self) -> [u8; 16] {
         // SAFETY: same size, and any bit pattern is valid for bytes.

@@ -82,6 +82,10 @@ fn is_connected(sk: *mut bpf_sock) -> bool {
 }
 
 /// Compares where the servers are: copies of all of them would be a fifth of the stack.
+#[expect(
+    clippy::cast_ptr_alignment,
+    reason = "the kernel aligns what is stored with a socket to eight bytes"
+)]
 #[inline(always)]
 fn is_among(asked: NonNull<Asked>, server: Addr) -> bool {
     const { assert!(size_of::<Asked>() == SERVERS_PER_SOCKET * size_of::<Addr>()) }
