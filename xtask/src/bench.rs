@@ -27,6 +27,5 @@ fn execute(label: &str, workspace: &Workspace, name: &str, arguments: &[String])
     run::step("build of the program", build.arg("--no-run"))?;
     let mut command = workspace.cargo(target);
     command.args(["--quiet", "--"]).args(arguments);
-    command.env("PATH", workspace.path_with_tools()?);
     run::attached(label, &mut command)
 }

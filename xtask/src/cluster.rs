@@ -21,6 +21,5 @@ pub(crate) fn perform(workspace: &Workspace, programs: &Path, task: &[&str]) -> 
         "minicluster",
     ]);
     command.arg("--").arg("--programs").arg(programs).args(task);
-    command.env("PATH", workspace.path_with_tools()?);
     run::attached("cluster", &mut command)
 }

@@ -18,8 +18,6 @@ pub(crate) fn perform(workspace: &Workspace, arguments: &[String]) -> Result<()>
         command.args(["--workspace", "--exclude", "proxy-ebpf"]);
     }
     command.args(arguments);
-    // Programs that the set-up brought, for want of ones of the machine.
-    command.env("PATH", workspace.path_with_tools()?);
     run::attached("test", &mut command)?;
     println!("test: ok ({} s)", started.elapsed().as_secs());
     Ok(())

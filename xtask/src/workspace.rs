@@ -17,6 +17,8 @@ pub(crate) struct Workspace {
     pub(crate) root: PathBuf,
     /// Cargo's target folder, wherever the environment or a configuration puts it.
     pub(crate) target: PathBuf,
+    /// `PATH`, with the programs that the set-up brought in front.
+    path: OsString,
 }
 
 impl Workspace {
@@ -32,15 +34,19 @@ impl Workspace {
             path.map(PathBuf::from)
                 .with_context(|| format!("cargo metadata lacks {key}"))
         };
+        let target = folder("target_directory")?;
+        let path = env::var_os("PATH").unwrap_or_default();
+        let path = iter::once(tools_of(&target).join("bin")).chain(env::split_paths(&path));
         Ok(Self {
             root: folder("workspace_root")?,
-            target: folder("target_directory")?,
+            path: env::join_paths(path).context("the target folder cannot be in PATH")?,
+            target,
         })
     }
 
     /// Where the set-up puts the tools that it builds.
     pub(crate) fn tools(&self) -> PathBuf {
-        self.target.join("tools")
+        tools_of(&self.target)
     }
 
     /// A tool that the set-up built.
@@ -48,14 +54,10 @@ impl Workspace {
         self.tools().join("bin").join(name)
     }
 
-    /// `PATH`, with the programs that the set-up brought in front.
-    pub(crate) fn path_with_tools(&self) -> Result<OsString> {
-        let path = env::var_os("PATH").unwrap_or_default();
-        let folders = iter::once(self.tools().join("bin")).chain(env::split_paths(&path));
-        env::join_paths(folders).context("the target folder cannot be in PATH")
-    }
-
     /// Cargo, to be run in the workspace.
+    ///
+    /// What it starts finds the set-up's tools first. All tasks give it the same `PATH`,
+    /// because build scripts that look for tools run again when it changes.
     pub(crate) fn cargo<I, S>(&self, arguments: I) -> Command
     where
         I: IntoIterator<Item = S>,
@@ -63,9 +65,14 @@ impl Workspace {
     {
         let mut command = Command::new(cargo());
         command.args(arguments).current_dir(&self.root);
+        command.env("PATH", &self.path);
         forget_this_crate(&mut command);
         command
     }
+}
+
+fn tools_of(target: &Path) -> PathBuf {
+    target.join("tools")
 }
 
 /// The cargo that runs this task, so that all of a task uses one toolchain.
