@@ -113,6 +113,53 @@ impl Pulls {
     }
 }
 
+/// Connections with a handshake and one request each.
+#[derive(Default)]
+pub(crate) struct Handshakes(Figures);
+
+impl Handshakes {
+    pub(crate) fn add(&mut self, way: Way, slice: Slice) {
+        self.0.add(Scheme::Tls, 1, way, slice);
+    }
+
+    pub(crate) fn errors(&self) -> u64 {
+        self.0.errors()
+    }
+
+    /// The ratio is that of the handshakes for a second of the processor.
+    pub(crate) fn print(&self, kind_of: &str) {
+        println!(
+            "\n| handshakes {kind_of} | per second | per second of its processor | ratio to the \
+             best peer | MiB | errors |\n|---|---|---|---|---|---|"
+        );
+        let per_processor =
+            |kind: &Kind| kind.series(|slice| slice.cost.map_or(f64::NAN, |cost| 1.0 / cost.time));
+        let peers = self.0.kinds.iter().filter(|kind| kind.what.2.is_peer());
+        let best = peers
+            .map(|kind| per_processor(kind).median())
+            .reduce(f64::max);
+        for kind in &self.0.kinds {
+            let series = per_processor(kind);
+            println!(
+                "| {} | {} | {} | {} | {:.0} | {} |",
+                format!("{:?}", kind.what.2).to_lowercase(),
+                kind.series(|slice| slice.rate).show(0),
+                series.show(0),
+                best.map_or_else(
+                    || "–".to_owned(),
+                    |best| format!("{:.2}", series.median() / best)
+                ),
+                kind.series(|slice| slice.cost.map_or(f64::NAN, |cost| cost.memory_mib()))
+                    .median(),
+                kind.slices
+                    .iter()
+                    .map(|slice| slice.report.errors)
+                    .sum::<u64>(),
+            );
+        }
+    }
+}
+
 impl Kind {
     fn series(&self, value: impl Fn(&Slice) -> f64) -> Series {
         let mut values: Vec<f64> = self.slices.iter().map(value).collect();

@@ -1,4 +1,4 @@
-//! Load by wrk, and what it says about it.
+//! Load by wrk, handshakes by openssl, and what they say about it.
 
 use std::time::Duration;
 
@@ -44,6 +44,41 @@ pub(crate) fn report(text: &str) -> Result<Report> {
         p99: percentile("99%")?,
         errors,
     })
+}
+
+/// Clients that shake hands at the same time.
+const CLIENTS: u32 = 8;
+
+/// The command for handshakes, each of which is followed by a request: with TLS 1.3 a client
+/// has the server's ticket only once it has read something.
+pub(crate) fn handshakes(host: &str, port: u16, time: Duration, resumed: bool) -> String {
+    // What it takes for a path goes in front of the version.
+    let request = format!("/ HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\nRest:");
+    let sessions = if resumed { "-reuse" } else { "-new" };
+    let one = format!(
+        "openssl s_time -connect {host}:{port} -tls1_3 {sessions} -time {} \
+         -www \"$(printf '{request}')\" 2>&1",
+        time.as_secs()
+    );
+    format!("for client in $(seq {CLIENTS}); do {one} & done; wait")
+}
+
+/// Reads what openssl 3 prints: how many clients did not come to their end, and how many
+/// handshakes were of the other kind.
+pub(crate) fn handshakes_report(text: &str, resumed: bool) -> Report {
+    let ended = text.matches("real seconds").count() as u64;
+    // A letter for each: `r` for one that was resumed, `*` for one in full.
+    let is_letter = |c: char| "*r".contains(c);
+    let others = text
+        .lines()
+        .filter(|line| line.chars().all(is_letter))
+        .flat_map(str::chars)
+        .filter(|letter| (*letter == 'r') != resumed)
+        .count();
+    Report {
+        errors: u64::from(CLIENTS).saturating_sub(ended) + others as u64,
+        ..Report::default()
+    }
 }
 
 fn numbers(text: &str) -> impl Iterator<Item = u64> {

@@ -20,7 +20,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use figures::{Figures, Pulls};
+use figures::{Figures, Handshakes, Pulls};
 use world::{Kept, Scheme, Way, World};
 
 /// Connections at a time where each request has a new one.
@@ -44,7 +44,7 @@ struct Arguments {
     /// Another build of postern, to compare with in the same run
     #[arg(long)]
     before: Option<PathBuf>,
-    /// Without new connections for each request, and without large answers
+    /// Without new connections for each request, handshakes and large answers
     #[arg(long)]
     kept_only: bool,
     /// Cargo passes this on
@@ -113,8 +113,29 @@ fn rare(world: &mut World, ways: &[Way], schemes: &[Scheme], rounds: usize) -> R
         }
     }
     figures.print("new for each request", rounds);
+    let mut errors = figures.errors();
+    if schemes.contains(&Scheme::Tls) {
+        errors += handshakes(world, ways, rounds)?;
+    }
     pulls.print();
-    Ok(figures.errors())
+    Ok(errors)
+}
+
+/// Handshakes in full and resumed ones; how many failed.
+fn handshakes(world: &mut World, ways: &[Way], rounds: usize) -> Result<u64> {
+    let mut errors = 0;
+    for (name, resumed) in [("in full", false), ("resumed", true)] {
+        let mut figures = Handshakes::default();
+        for _ in 0..rounds {
+            // These clients bring no credential of their own.
+            for way in ways.iter().filter(|way| **way != Way::Direct) {
+                figures.add(*way, world.handshakes(*way, resumed)?);
+            }
+        }
+        figures.print(name);
+        errors += figures.errors();
+    }
+    Ok(errors)
 }
 
 fn all_or<T: ValueEnum + Clone>(chosen: Vec<T>) -> Vec<T> {

@@ -147,40 +147,65 @@ impl World {
         connections: u32,
         kept: Kept,
     ) -> Result<Slice> {
-        let standing = self.ways.iter_mut().find(|standing| standing.way == way);
-        let standing = standing.context("this one was not started")?;
+        let standing = self.standing(way)?;
         let mut fields = standing.fields();
         if kept == Kept::Never {
             fields.push_str(" --header 'Connection: close'");
         }
         let command = load::command(&standing.url(scheme, "/"), connections, LOAD, &fields);
-        standing.shell.start(&command)?;
+        let (mut slice, output) = self.measured(way, &command)?;
+        slice.report = load::report(&output)?;
+        Ok(slice)
+    }
+
+    /// Has one of the ways shake hands with clients that make one request each: in full, or
+    /// with a session that they have from before.
+    pub(crate) fn handshakes(&mut self, way: Way, resumed: bool) -> Result<Slice> {
+        let port = self.standing(way)?.ports.1;
+        let command = load::handshakes(HOST, port, LOAD, resumed);
+        let (mut slice, output) = self.measured(way, &command)?;
+        slice.report = load::handshakes_report(&output, resumed);
+        Ok(slice)
+    }
+
+    fn standing(&mut self, way: Way) -> Result<&mut Standing> {
+        let mut ways = self.ways.iter_mut();
+        ways.find(|standing| standing.way == way)
+            .context("this one was not started")
+    }
+
+    /// What the upstream and the proxy did within a window in which a command is at work, and
+    /// what the command wrote.
+    fn measured(&mut self, way: Way, command: &str) -> Result<(Slice, String)> {
+        let served = self.served.clone();
+        let standing = self.standing(way)?;
+        standing.shell.start(command)?;
         sleep(WARM_UP);
-        let before = (Instant::now(), self.served.requests(), standing.time()?);
+        let before = (Instant::now(), served.requests(), standing.time()?);
         sleep(WINDOW);
-        let after = (Instant::now(), self.served.requests(), standing.time()?);
+        let after = (Instant::now(), served.requests(), standing.time()?);
         let memory = standing.pid.map(processor::memory_of).transpose()?;
-        let report = load::report(&standing.shell.output()?)?;
+        let output = standing.shell.output()?;
         let seconds = (after.0 - before.0).as_secs_f64();
         let requests = number(after.1 - before.1);
         let time = |(before, after): (Duration, Duration)| after.saturating_sub(before);
         let cost = before.2.zip(after.2).map(time).zip(memory);
-        Ok(Slice {
+        let slice = Slice {
             rate: requests / seconds,
-            report,
+            report: Report::default(),
             cost: cost.map(|(time, memory)| Cost {
                 time: time.as_secs_f64() / requests,
                 busy: time.as_secs_f64() / seconds,
                 memory,
             }),
-        })
+        };
+        Ok((slice, output))
     }
 
     /// Has one of the ways bring the large answer; how long that took, what it cost its
     /// processor for each byte, and its most memory meanwhile.
     pub(crate) fn pull(&mut self, way: Way, scheme: Scheme) -> Result<Slice> {
-        let standing = self.ways.iter_mut().find(|standing| standing.way == way);
-        let standing = standing.context("this one was not started")?;
+        let standing = self.standing(way)?;
         let fields = standing.fields();
         let command = format!(
             "curl --silent --insecure --http1.1 --noproxy '*' --output /dev/null \
