@@ -38,6 +38,7 @@ pub mod upstream;
 pub mod tls;
 
 pub mod limits;
+pub mod memory;
 pub mod probe;
 pub mod process;
 pub mod special;

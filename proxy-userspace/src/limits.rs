@@ -208,6 +208,9 @@ pub const POOL_SWEEP: Duration = Duration::from_secs(5);
 pub const LEAVES: usize = 1_024;
 /// Life of a leaf certificate; it is replaced after half of it.
 pub const LEAF_LIFE: Duration = Duration::from_hours(24);
+/// So many connections fewer than before, and half of them at most, are the end of a rush, after
+/// which memory is given back to the system.
+pub const RUSH: u64 = 64;
 /// How often Postern tells the kernel that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Age of that sign from which the kernel acts as if Postern were gone.

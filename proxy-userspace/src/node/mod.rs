@@ -33,8 +33,10 @@ use crate::{
     datapath::{Datapath, DatapathError, FlowTable, Pins, Succession},
     limits,
     listen::{ListenError, Listeners},
+    memory::{self, Rush},
     proxy::Proxy,
     state::{Connector, ConnectorId},
+    telemetry::Counters,
     tls::{Roots, TlsError},
     worker::Workers,
     workload::{Egress, Enrolment, NetNs, NetNsError, PolicyId, Sockets, Workload},
@@ -103,6 +105,7 @@ pub struct Node {
     heartbeat: Interval,
     claims: Interval,
     tidying: Interval,
+    rush: Rush,
     names: Names,
     replaced: bool,
 }
@@ -160,6 +163,7 @@ impl Node {
             heartbeat: every(limits::HEARTBEAT),
             claims: every(limits::CLAIM_WATCH),
             tidying: every(limits::LEARNED_WATCH),
+            rush: Rush::default(),
             replaced: false,
         })
     }
@@ -330,9 +334,7 @@ impl Node {
                 self.datapath.heartbeat()?;
             }
             _ = self.claims.tick() => self.watch_claims().await?,
-            _ = self.tidying.tick() => if let Err(error) = self.datapath.tidy() {
-                tracing::warn!("learned addresses are left as they were: {error}");
-            },
+            _ = self.tidying.tick() => self.tidy(),
             event = self.names.next() => match event {
                 names::Event::Due => {
                     self.resolving = self.version;
@@ -343,6 +345,16 @@ impl Node {
             },
         }
         Ok(())
+    }
+
+    fn tidy(&mut self) {
+        if let Err(error) = self.datapath.tidy() {
+            tracing::warn!("learned addresses are left as they were: {error}");
+        }
+        let open = Counters::read(&self.proxy.counters.open);
+        if self.rush.is_over(open, Instant::now()) {
+            tokio::task::spawn_blocking(memory::give_back);
+        }
     }
 
     fn resolved(&mut self, news: &names::News) {

@@ -104,7 +104,7 @@ pub(crate) fn hold(kind: Kind, wanted: usize, pause: Duration) -> Result<Held> {
     let requests = client.tell("ask")?.parse().context("no number")?;
     client.tell("close")?;
     settle(proxy)?;
-    let memory = [first, held, resident(proxy)?];
+    let memory = [first, held, given_back(proxy, (first + held) / 2)?];
 
     let told = client.finish()?;
     let (intercepted, spliced, injected) = match kind {
@@ -190,4 +190,17 @@ fn settle(proxy: u32) -> Result<()> {
         sleep(Duration::from_millis(20));
     }
     anyhow::bail!("connections stay open: {} descriptors", descriptors(proxy)?)
+}
+
+/// Waits until the proxy has no more than so much resident memory, KiB; how much it has then.
+fn given_back(proxy: u32, most: u64) -> Result<u64> {
+    let mut memory = resident(proxy)?;
+    for _ in 0..500 {
+        if memory <= most {
+            return Ok(memory);
+        }
+        sleep(Duration::from_millis(20));
+        memory = resident(proxy)?;
+    }
+    anyhow::bail!("{memory} KiB stay resident, more than {most}")
 }
