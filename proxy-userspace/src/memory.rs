@@ -31,7 +31,10 @@ impl Rush {
 
 /// Gives back all that is free. Takes a few milliseconds for each 100 MiB of heap.
 #[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "the C library's allocator has no other way to be asked")]
+#[expect(
+    unsafe_code,
+    reason = "the C library's allocator has no other way to be asked"
+)]
 pub fn give_back() {
     // SAFETY: the allocator's own function, made for being called at any time by any thread; it
     // touches nothing that is allocated.

@@ -104,7 +104,7 @@ pub(crate) fn hold(kind: Kind, wanted: usize, pause: Duration) -> Result<Held> {
     let requests = client.tell("ask")?.parse().context("no number")?;
     client.tell("close")?;
     settle(proxy)?;
-    let memory = [first, held, given_back(proxy, (first + held) / 2)?];
+    let memory = [first, held, given_back(proxy, first.midpoint(held))?];
 
     let told = client.finish()?;
     let (intercepted, spliced, injected) = match kind {
