@@ -200,20 +200,23 @@ impl Upstream {
                 },
             };
             let spare = was_kept.then(|| Spare::of(&request)).flatten();
+            connection.begin();
             let sent = connection.sender.try_send_request(request);
             let silence = &mut connection.silence;
-            let answer = head(endpoint, sent, &progress, patience, silence).await;
-            // It may be stuck within a body, and would be so for ever.
-            let answer = answer.inspect_err(|_| connection.abort())?;
+            let answer = head(endpoint, sent, &progress, patience, silence).await?;
             let mut failed = match answer {
                 Ok(mut response) => {
                     if !progress.is_done() {
                         response.extensions_mut().insert(RequestUnread);
                     }
                     let patience = self.tuning.between_frames(response.headers());
-                    // One that changed its protocol never comes back.
-                    let pooled = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-                    let give_back = pooled.then(|| GiveBack::new(connection, progress, place));
+                    let give_back = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        // It never comes back.
+                        connection.end();
+                        None
+                    } else {
+                        Some(GiveBack::new(connection, progress, place))
+                    };
                     return Ok(response.map(|body| answer::body(body, give_back, patience)));
                 }
                 Err(failed) => failed,
