@@ -1,7 +1,11 @@
 //! What is left of requests that are broken off while the upstream reads nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use http::Request;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use postern::{limits::Tuning, state::Scheme, upstream::HttpVersion};
 use rustls::{ServerConfig, crypto::aws_lc_rs::default_provider};
 use rustls_pki_types::PrivatePkcs8KeyDer;
@@ -9,12 +13,15 @@ use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
     runtime::Handle,
+    sync::mpsc,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     certificates::{Authority, soon_over},
+    frames::large_windows,
     rig::{self, Rig, Upstream, soon},
 };
 
@@ -84,4 +91,31 @@ async fn nothing_is_left_of_an_upload() {
     }
     end(&rig);
     only(tasks).await;
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_an_upload_over_http2() {
+    let authority = Authority::new();
+    let tls = tls(&authority, b"h2");
+    let (mut upstream, rig) = upstream(&authority).await;
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    let mut client = rig.http2().await;
+    let (chunks, body) = mpsc::channel(1);
+    let request = Request::post(format!("https://{}/", rig.host()))
+        .body(StreamBody::new(ReceiverStream::new(body)))
+        .expect("a request");
+    let request = tokio::spawn(async move { client.send_request(request).await });
+    let accepted = upstream.accept().await.0;
+    let mut server = soon(tls.accept(accepted)).await.expect("a handshake");
+    server.write_all(&large_windows()).await.expect("room");
+    let chunk = Bytes::from(vec![0; 1 << 16]);
+    let more = || chunks.send(Ok::<_, Infallible>(Frame::data(chunk.clone())));
+    while let Ok(sent) = timeout(HELD_UP, more()).await {
+        sent.expect("nobody gives up");
+    }
+    end(&rig);
+    assert!(request.await.expect("no panic").is_err());
+    drop(chunks);
+    let listener = 1;
+    only(tasks + listener).await;
 }

@@ -11,4 +11,5 @@ mod limits;
 mod messages;
 mod passthrough;
 mod rig;
+mod streams;
 mod upgrades;

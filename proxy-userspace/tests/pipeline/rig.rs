@@ -1,6 +1,7 @@
 //! A workload with one Connector, an upstream of raw bytes, and clients of raw bytes.
 
 use std::{
+    error::Error,
     net::SocketAddr,
     sync::{
         Arc,
@@ -10,6 +11,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use http_body::Body;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use postern::{
     admission::Admission,
     gate::{Policies, Prepared},
@@ -134,6 +138,21 @@ impl Rig {
     pub(crate) async fn http1(&self) -> Peer {
         let address = self.listen(HttpVersion::Http1).await;
         Peer(TcpStream::connect(address).await.expect("a connection"))
+    }
+
+    /// A client's connection over HTTP/2.
+    pub(crate) async fn http2<B>(&self) -> SendRequest<B>
+    where
+        B: Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let address = self.listen(HttpVersion::Http2).await;
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (sender, connection) = handshake.await.expect("a handshake");
+        tokio::spawn(connection);
+        sender
     }
 
     /// Sends bytes in which `HOST` stands for the upstream's name, and reads to the end.
