@@ -17,8 +17,8 @@ pub struct Tuning {
     pub idle_stream: Duration,
     /// See [`CONNECTIONS_PER_WORKLOAD`].
     pub connections_per_workload: usize,
-    /// Places for the connections of all workloads, two for one that is not intercepted; by the
-    /// limit of open files if there is none.
+    /// Places for the connections of all workloads, two for one that is not intercepted or has
+    /// become a tunnel; by the limit of open files if there is none.
     pub connections: Option<usize>,
     /// See [`UPSTREAM_CONNECTIONS`].
     pub upstream_connections: usize,
@@ -186,7 +186,8 @@ pub const IDLE_BODY: Duration = Duration::from_mins(1);
 /// connections that changed to another protocol such as WebSocket.
 pub const IDLE_STREAM: Duration = Duration::from_hours(1);
 /// Connections to one upstream that are in use at a time, per worker, workload and Connector. One
-/// over HTTP/1.1 is in use by a request, one over HTTP/2 by all streams that its upstream allows.
+/// over HTTP/1.1 is in use by a request or a tunnel, one over HTTP/2 by as many streams as its
+/// upstream allows.
 pub const UPSTREAM_CONNECTIONS: usize = 256;
 /// Requests that wait for one of them, or for a stream; more are answered 503.
 pub const UPSTREAM_QUEUE: usize = 1_024;

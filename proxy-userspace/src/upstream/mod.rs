@@ -48,7 +48,7 @@ use body::{Progress, RequestBody};
 use dial::Dialled;
 use http1::GiveBack;
 use http2::Http2;
-use lane::{Lane, Stream};
+use lane::{Lane, Place, Stream};
 use pool::Pool;
 use streams::Shortage;
 
@@ -87,6 +87,21 @@ impl HttpVersion {
 /// Marks an answer that came before the request was read to its end.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestUnread;
+
+/// Goes with an answer that changes the protocol: leave to use its connection, until it is
+/// dropped.
+#[derive(Clone, Debug)]
+pub struct InUse {
+    _place: Arc<Place>,
+}
+
+impl InUse {
+    fn new(place: Place) -> Self {
+        Self {
+            _place: Arc::new(place),
+        }
+    }
+}
 
 /// One worker's connections to upstreams.
 #[derive(Debug)]
@@ -215,8 +230,10 @@ impl Upstream {
                     }
                     let patience = self.tuning.between_frames(response.headers());
                     let give_back = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                        // It never comes back.
+                        // It never comes back, and is in use for as long as it lives.
                         connection.end();
+                        let in_use = InUse::new(place);
+                        response.extensions_mut().insert(in_use);
                         None
                     } else {
                         Some(GiveBack::new(connection, progress, place))

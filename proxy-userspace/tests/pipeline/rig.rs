@@ -15,7 +15,7 @@ use http_body::Body;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use postern::{
-    admission::Admission,
+    admission::{Admission, Share},
     gate::{Policies, Prepared},
     intercept,
     limits::Tuning,
@@ -52,6 +52,8 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
 pub(crate) struct Rig {
     pub(crate) worker: Arc<Worker>,
     pub(crate) workload: Arc<Enrolment>,
+    /// The workload's connections.
+    pub(crate) share: Arc<Share>,
     upstream: SocketAddr,
     scheme: Scheme,
 }
@@ -84,6 +86,7 @@ impl Rig {
         };
         Self {
             scheme,
+            share: Share::new(&proxy.admission, &proxy.tuning, &proxy.counters),
             worker: Worker::new(Arc::new(proxy)),
             workload: Arc::new(Enrolment::new(workload, Egress::own())),
             upstream,
@@ -112,6 +115,7 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("an address");
         let (worker, workload) = (Arc::clone(&self.worker), Arc::clone(&self.workload));
+        let share = Arc::clone(&self.share);
         let policies = worker.proxy.policies.load_full();
         let routes = policies.routes(POLICY).expect("a policy");
         let ip = self.upstream.ip().to_string();
@@ -122,10 +126,12 @@ impl Rig {
             while let Ok((stream, _)) = listener.accept().await {
                 let (worker, workload) = (Arc::clone(&worker), Arc::clone(&workload));
                 let site = Arc::clone(&site);
+                let slot = Arc::new(share.enter());
+                slot.narrow();
                 tokio::spawn(async move {
                     let ended = Arc::clone(&workload);
                     tokio::select! {
-                        () = intercept::plain(worker, workload, site, version, stream) => {}
+                        () = intercept::plain(worker, workload, site, slot, version, stream) => {}
                         () = ended.ended() => {}
                     }
                 });

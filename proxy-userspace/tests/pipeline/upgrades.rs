@@ -1,6 +1,9 @@
 //! Requests for another protocol.
 
-use postern::telemetry::Counters;
+use std::time::Duration;
+
+use postern::{limits::Tuning, telemetry::Counters};
+use tokio::time::sleep;
 
 use crate::rig::{Rig, TOKEN, Upstream};
 
@@ -176,4 +179,115 @@ async fn a_changed_connection_ends_with_its_workload() {
     rig.workload.end();
     assert_eq!(client.rest().await, "");
     assert_eq!(server.rest().await, "");
+}
+
+const PLAIN: &str = "GET / HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn a_tunnel_is_one_of_the_upstreams_connections_until_its_end() {
+    let mut upstream = Upstream::start().await;
+    let tuning = Tuning {
+        upstream_connections: 1,
+        upstream_queue: 0,
+        ..Tuning::default()
+    };
+    let rig = Rig::tuned(upstream.address, tuning);
+    let mut client = rig.http1().await;
+    client.send(&wish(&rig, "websocket")).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server.send(ACCEPTED).await;
+    client.head().await;
+    let busy = rig.exchange(PLAIN).await;
+    assert!(busy.starts_with("HTTP/1.1 503"), "{busy}");
+    // It works all the while.
+    client.send("still").await;
+    assert_eq!(server.until("still").await, "still");
+    drop((client, server));
+    let next = tokio::spawn(async move {
+        let mut server = upstream.accept().await;
+        server.head().await;
+        server.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+        upstream.connections()
+    });
+    for _ in 0..10_000 {
+        let answer = rig.exchange(PLAIN).await;
+        if answer.starts_with("HTTP/1.1 204") {
+            assert_eq!(next.await.expect("no panic"), 2);
+            return;
+        }
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        sleep(Duration::from_millis(1)).await;
+    }
+    panic!("its place was never free again");
+}
+
+#[tokio::test]
+async fn without_room_for_a_tunnel_the_upstream_is_not_asked() {
+    let mut upstream = Upstream::start().await;
+    let tuning = Tuning {
+        connections: Some(1),
+        ..Tuning::default()
+    };
+    let rig = Rig::tuned(upstream.address, tuning);
+    let mut client = rig.http1().await;
+    client.send(&wish(&rig, "websocket")).await;
+    let head = client.head().await;
+    assert!(
+        head.starts_with("http/1.1 503") && head.contains("retry-after: 1"),
+        "{head}"
+    );
+    assert!(
+        client
+            .until("try again later\n")
+            .await
+            .contains("as many connections as it may have now")
+    );
+    assert_eq!(upstream.connections(), 0);
+    // The connection is as good as before, for what needs no more than it.
+    client.send(&PLAIN.replace("HOST", &rig.host())).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+    assert!(client.head().await.starts_with("http/1.1 204"));
+}
+
+#[tokio::test]
+async fn a_tunnel_has_two_places_until_its_end() {
+    let mut upstream = Upstream::start().await;
+    let tuning = Tuning {
+        connections: Some(4),
+        ..Tuning::default()
+    };
+    let rig = Rig::tuned(upstream.address, tuning);
+    // While nobody has more than one place there is room for both of these.
+    let (mut client, mut other) = (rig.http1().await, rig.http1().await);
+    client.send(&wish(&rig, "websocket")).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server.send(ACCEPTED).await;
+    client.head().await;
+    other.send(&wish(&rig, "websocket")).await;
+    let head = other.head().await;
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    other.until("try again later\n").await;
+    drop((client, server));
+    for _ in 0..10_000 {
+        other.send(&wish(&rig, "websocket")).await;
+        tokio::select! {
+            biased;
+            head = other.head() => {
+                assert!(head.starts_with("http/1.1 503"), "{head}");
+                other.until("try again later\n").await;
+            }
+            mut server = upstream.accept() => {
+                server.head().await;
+                server.send(ACCEPTED).await;
+                assert!(other.head().await.starts_with("http/1.1 101"));
+                return;
+            }
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    panic!("its places were never free again");
 }
