@@ -276,3 +276,36 @@ impl Upstream {
         self.count.load(Ordering::Relaxed)
     }
 }
+
+/// A request that has come to the upstream.
+pub(crate) struct Exchange {
+    pub(crate) rig: Rig,
+    pub(crate) upstream: Upstream,
+    pub(crate) client: Peer,
+    pub(crate) server: Peer,
+    /// As the upstream got it, in lower case.
+    pub(crate) head: String,
+}
+
+impl Exchange {
+    /// Sends a head and what follows it; `HOST` stands for the upstream's name.
+    pub(crate) async fn begin(request: &str) -> Self {
+        Self::tuned(Tuning::default(), request).await
+    }
+
+    pub(crate) async fn tuned(tuning: Tuning, request: &str) -> Self {
+        let mut upstream = Upstream::start().await;
+        let rig = Rig::tuned(upstream.address, tuning);
+        let mut client = rig.http1().await;
+        client.send(&request.replace("HOST", &rig.host())).await;
+        let mut server = upstream.accept().await;
+        let head = server.head().await;
+        Self {
+            rig,
+            upstream,
+            client,
+            server,
+            head,
+        }
+    }
+}

@@ -5,27 +5,24 @@ use std::time::Duration;
 use postern::{limits::Tuning, telemetry::Counters};
 use tokio::time::sleep;
 
-use crate::rig::{Rig, TOKEN, Upstream};
+use crate::rig::{Exchange, Rig, TOKEN, Upstream};
 
-fn wish(rig: &Rig, protocol: &str) -> String {
-    format!(
-        "GET /chat HTTP/1.1\r\nHost: {}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: {protocol}\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        rig.host()
-    )
-}
+const WISH: &str = "GET /chat HTTP/1.1\r\nHost: HOST\r\nConnection: keep-alive, Upgrade\r\n\
+                    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 #[tokio::test]
 async fn after_the_upstreams_101_bytes_are_copied_in_both_directions() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::new(upstream.address);
-    let mut client = rig.http1().await;
-    client.send(&wish(&rig, "websocket")).await;
-    let mut server = upstream.accept().await;
-    let head = server.head().await;
+    let Exchange {
+        rig,
+        mut client,
+        mut server,
+        head,
+        ..
+    } = Exchange::begin(WISH).await;
     assert!(
         head.contains("\r\nupgrade: websocket\r\n") && head.contains("\r\nconnection: upgrade\r\n"),
         "{head}"
@@ -67,14 +64,11 @@ async fn after_the_upstreams_101_bytes_are_copied_in_both_directions() {
 
 #[tokio::test]
 async fn what_is_sent_ahead_of_the_answer_waits_for_it() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::new(upstream.address);
-    let mut client = rig.http1().await;
-    client
-        .send(&format!("{}early", wish(&rig, "websocket")))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let Exchange {
+        mut client,
+        mut server,
+        ..
+    } = Exchange::begin(&format!("{WISH}early")).await;
     server.send(ACCEPTED).await;
     client.head().await;
     assert_eq!(server.until("early").await, "early");
@@ -82,19 +76,14 @@ async fn what_is_sent_ahead_of_the_answer_waits_for_it() {
 
 #[tokio::test]
 async fn without_a_101_the_connection_goes_on_with_http() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::new(upstream.address);
-    let mut client = rig.http1().await;
     // The bytes after it are a request, and judged as one.
-    client
-        .send(&format!(
-            "{}GET /#smuggled HTTP/1.1\r\nHost: {}\r\n\r\n",
-            wish(&rig, "websocket"),
-            rig.host()
-        ))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let smuggled = format!("{WISH}GET /#smuggled HTTP/1.1\r\nHost: HOST\r\n\r\n");
+    let Exchange {
+        upstream,
+        mut client,
+        mut server,
+        ..
+    } = Exchange::begin(&smuggled).await;
     server
         .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
         .await;
@@ -113,7 +102,13 @@ async fn http2_in_clear_text_is_not_asked_for() {
     let mut upstream = Upstream::start().await;
     let rig = Rig::new(upstream.address);
     let mut client = rig.http1().await;
-    client.send(&wish(&rig, "h2c")).await;
+    client
+        .send(
+            &WISH
+                .replace("websocket", "h2c")
+                .replace("HOST", &rig.host()),
+        )
+        .await;
     let mut server = upstream.accept().await;
     let head = server.head().await;
     assert!(!head.contains("upgrade"), "{head}");
@@ -132,12 +127,11 @@ async fn a_protocol_that_nobody_asked_for_is_refused() {
             ACCEPTED,
         ),
     ] {
-        let mut upstream = Upstream::start().await;
-        let rig = Rig::new(upstream.address);
-        let mut client = rig.http1().await;
-        client.send(&request.replace("HOST", &rig.host())).await;
-        let mut server = upstream.accept().await;
-        server.head().await;
+        let Exchange {
+            mut client,
+            mut server,
+            ..
+        } = Exchange::begin(request).await;
         server.send(answer).await;
         let head = client.head().await;
         assert!(head.starts_with("http/1.1 502"), "{head}");
@@ -164,12 +158,12 @@ async fn a_wish_with_a_body_is_refused() {
 
 #[tokio::test]
 async fn a_changed_connection_ends_with_its_workload() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::new(upstream.address);
-    let mut client = rig.http1().await;
-    client.send(&wish(&rig, "websocket")).await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let Exchange {
+        rig,
+        mut client,
+        mut server,
+        ..
+    } = Exchange::begin(WISH).await;
     server.send(ACCEPTED).await;
     client.head().await;
     // It is not asked to end, like one that is passed through.
@@ -185,17 +179,18 @@ const PLAIN: &str = "GET / HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n";
 
 #[tokio::test]
 async fn a_tunnel_is_one_of_the_upstreams_connections_until_its_end() {
-    let mut upstream = Upstream::start().await;
     let tuning = Tuning {
         upstream_connections: 1,
         upstream_queue: 0,
         ..Tuning::default()
     };
-    let rig = Rig::tuned(upstream.address, tuning);
-    let mut client = rig.http1().await;
-    client.send(&wish(&rig, "websocket")).await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let Exchange {
+        rig,
+        mut upstream,
+        mut client,
+        mut server,
+        ..
+    } = Exchange::tuned(tuning, WISH).await;
     server.send(ACCEPTED).await;
     client.head().await;
     let busy = rig.exchange(PLAIN).await;
@@ -231,7 +226,7 @@ async fn without_room_for_a_tunnel_the_upstream_is_not_asked() {
     };
     let rig = Rig::tuned(upstream.address, tuning);
     let mut client = rig.http1().await;
-    client.send(&wish(&rig, "websocket")).await;
+    client.send(&WISH.replace("HOST", &rig.host())).await;
     let head = client.head().await;
     assert!(
         head.starts_with("http/1.1 503") && head.contains("retry-after: 1"),
@@ -262,18 +257,18 @@ async fn a_tunnel_has_two_places_until_its_end() {
     let rig = Rig::tuned(upstream.address, tuning);
     // While nobody has more than one place there is room for both of these.
     let (mut client, mut other) = (rig.http1().await, rig.http1().await);
-    client.send(&wish(&rig, "websocket")).await;
+    client.send(&WISH.replace("HOST", &rig.host())).await;
     let mut server = upstream.accept().await;
     server.head().await;
     server.send(ACCEPTED).await;
     client.head().await;
-    other.send(&wish(&rig, "websocket")).await;
+    other.send(&WISH.replace("HOST", &rig.host())).await;
     let head = other.head().await;
     assert!(head.starts_with("http/1.1 503"), "{head}");
     other.until("try again later\n").await;
     drop((client, server));
     for _ in 0..10_000 {
-        other.send(&wish(&rig, "websocket")).await;
+        other.send(&WISH.replace("HOST", &rig.host())).await;
         tokio::select! {
             biased;
             head = other.head() => {
