@@ -170,7 +170,8 @@ impl Lane {
     ) -> Result<Stream, UpstreamError> {
         let way = match self.way_at_once(endpoint)? {
             Some(way) => way,
-            None => self.way_in_line(endpoint).await?,
+            // Rare, and large: kept out of the futures of requests.
+            None => Box::pin(self.way_in_line(endpoint)).await?,
         };
         let (dialling, place) = match way {
             Way::Taken(taken) => return Ok(self.on(taken)),
