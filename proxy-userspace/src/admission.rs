@@ -2,7 +2,8 @@
 //!
 //! What bounds them is descriptors. A part of those that the process may have is kept for all
 //! else: connections to upstreams, the controller, maps, listeners. The others are places, one
-//! for each descriptor of a connection: its socket, and the server's unless it is intercepted.
+//! for each descriptor of a connection: its socket, and the server's unless it is intercepted. One
+//! that has become a tunnel has a server's socket for itself, and both places again.
 //!
 //! A workload may have twice as many places as are free at that moment (dynamic thresholds, as
 //! switches share their buffers: Choudhury and Hahne, 1998). Alone it gets two thirds; whoever
@@ -130,9 +131,11 @@ impl Share {
     }
 
     fn has_room(&self) -> bool {
-        let own = self.places.load(Ordering::Relaxed);
-        self.connections.load(Ordering::Relaxed) < self.most
-            && own < self.all.free().saturating_mul(2)
+        self.connections.load(Ordering::Relaxed) < self.most && self.has_place()
+    }
+
+    fn has_place(&self) -> bool {
+        self.places.load(Ordering::Relaxed) < self.all.free().saturating_mul(2)
     }
 
     fn tell(&self, workload: &str) {
@@ -157,6 +160,19 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Takes the place for a server's socket once more, until what it returns is dropped: a
+    /// tunnel has a connection of the pool for itself. `None` if the workload may not have it now.
+    pub fn widen(self: &Arc<Self>) -> Option<Wide> {
+        if !self.share.has_place() {
+            return None;
+        }
+        if self.places.swap(SOCKETS, Ordering::Relaxed) < SOCKETS {
+            self.share.places.fetch_add(1, Ordering::Relaxed);
+            self.share.all.taken.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(Wide(Arc::clone(self)))
+    }
+
     /// Gives back the place for a server's socket: what is intercepted uses connections of the
     /// pool, which has limits of its own.
     pub fn narrow(&self) {
@@ -165,6 +181,16 @@ impl Slot {
             self.share.all.taken.fetch_sub(1, Ordering::Relaxed);
             self.share.all.freed.notify_waiters();
         }
+    }
+}
+
+/// Both places of a connection.
+#[derive(Debug)]
+pub struct Wide(Arc<Slot>);
+
+impl Drop for Wide {
+    fn drop(&mut self) {
+        self.0.narrow();
     }
 }
 
@@ -240,6 +266,20 @@ mod tests {
         drop(slot);
         assert_eq!(first.all.free(), 3);
         assert_eq!(Counters::read(&first.counters.open), 0);
+    }
+
+    #[test]
+    fn a_tunnel_takes_both_places_again_if_there_is_one() {
+        let [first, second, _] = shares(3, usize::MAX);
+        let slot = Arc::new(first.enter());
+        slot.narrow();
+        let wide = slot.widen().expect("two are free");
+        assert_eq!(first.all.free(), 1);
+        drop(wide);
+        assert_eq!(first.all.free(), 2);
+        let _other = second.enter();
+        assert!(slot.widen().is_none());
+        assert_eq!(first.all.free(), 0);
     }
 
     #[tokio::test]

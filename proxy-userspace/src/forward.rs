@@ -87,14 +87,14 @@ impl ForwardProxy {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, slot: Arc<Slot>) {
         let (io, requests) = Guard::new(stream, self.worker.proxy.tuning.idle_body);
-        let service = service_fn(move |mut request: Request<Incoming>| {
+        let service = service_fn(move |request: Request<Incoming>| {
             let (proxy, requests) = (Arc::clone(&self), requests.clone());
             // A tunnel outlives the connection's life as HTTP, and counts as well.
-            request.extensions_mut().insert(Arc::clone(&slot));
+            let slot = Arc::clone(&slot);
             async move {
                 let tunnel = request.method() == Method::CONNECT;
                 let response = match requests.next() {
-                    None => proxy.request(request).await,
+                    None => proxy.request(slot, request).await,
                     Some(refusal) => proxy.refuse(&refusal),
                 };
                 requests.answer(tunnel && response.status().is_success());
@@ -123,7 +123,11 @@ impl ForwardProxy {
         response
     }
 
-    async fn request(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Body> {
+    async fn request(
+        self: Arc<Self>,
+        slot: Arc<Slot>,
+        mut request: Request<Incoming>,
+    ) -> Response<Body> {
         let authorization = request.headers_mut().remove(PROXY_AUTHORIZATION);
         let expected = self.authorization.expose_secret().as_bytes();
         if !authorization.is_some_and(|given| constant_time_eq(given.as_bytes(), expected)) {
@@ -151,14 +155,15 @@ impl ForwardProxy {
             let Some(port) = port else {
                 return text(StatusCode::BAD_REQUEST, "CONNECT needs host:port");
             };
-            return self.connect(host, port, request).await;
+            return self.connect(slot, host, port, request).await;
         }
-        self.absolute_form(host, port, request).await
+        self.absolute_form(slot, host, port, request).await
     }
 
     /// Requests with an absolute target; everything but https to strangers.
     async fn absolute_form(
         &self,
+        slot: Arc<Slot>,
         host: String,
         port: Option<u16>,
         mut request: Request<Incoming>,
@@ -172,7 +177,7 @@ impl ForwardProxy {
         let port = port.unwrap_or(default);
         let routes = self.routes();
         if let Some(site) = routes.site(scheme, &host, port) {
-            return pipeline::handle(&self.caller(site), request).await;
+            return pipeline::handle(&self.caller(site, slot), request).await;
         }
         if scheme == Scheme::Https {
             return text(
@@ -189,9 +194,9 @@ impl ForwardProxy {
         policies.routes(self.workload.policy()).unwrap_or_default()
     }
 
-    fn caller(&self, site: Arc<Site>) -> Caller {
+    fn caller(&self, site: Arc<Site>, slot: Arc<Slot>) -> Caller {
         let (worker, workload) = (Arc::clone(&self.worker), Arc::clone(&self.workload));
-        Caller::new(worker, workload, site, HttpVersion::Http1)
+        Caller::new(worker, workload, site, slot, HttpVersion::Http1)
     }
 
     /// Plain HTTP to a host that no Connector covers.
@@ -232,27 +237,21 @@ impl ForwardProxy {
 
     async fn connect(
         self: Arc<Self>,
+        slot: Arc<Slot>,
         host: String,
         port: u16,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
-        let slot = request.extensions_mut().remove::<Arc<Slot>>();
         let upgrade = hyper::upgrade::on(&mut request);
         let routes = self.routes();
         if let Some(site) = routes.site(Scheme::Https, &host, port)
             && !intercept::passes(&self.worker, &self.workload, &site)
         {
-            tokio::spawn(intercepted(
-                slot,
-                self.intercept(site, upgrade, Scheme::Https),
-            ));
+            tokio::spawn(self.intercept(slot, site, upgrade, Scheme::Https));
             return Response::new(upstream::empty());
         }
         if let Some(site) = routes.site(Scheme::Http, &host, port) {
-            tokio::spawn(intercepted(
-                slot,
-                self.intercept(site, upgrade, Scheme::Http),
-            ));
+            tokio::spawn(self.intercept(slot, site, upgrade, Scheme::Http));
             return Response::new(upstream::empty());
         }
         // The destination is dialled first, so that the client learns of a failure.
@@ -301,7 +300,14 @@ impl ForwardProxy {
         }
     }
 
-    async fn intercept(self: Arc<Self>, site: Arc<Site>, upgrade: OnUpgrade, scheme: Scheme) {
+    async fn intercept(
+        self: Arc<Self>,
+        slot: Arc<Slot>,
+        site: Arc<Site>,
+        upgrade: OnUpgrade,
+        scheme: Scheme,
+    ) {
+        slot.narrow();
         let io = match upgrade.await {
             Ok(upgraded) => TokioIo::new(upgraded),
             Err(error) => {
@@ -311,24 +317,16 @@ impl ForwardProxy {
         };
         let (worker, workload) = (Arc::clone(&self.worker), Arc::clone(&self.workload));
         match scheme {
-            Scheme::Https => intercept::tls(worker, workload, site, io).await,
+            Scheme::Https => intercept::tls(worker, workload, site, slot, io).await,
             Scheme::Http => {
-                intercept::plain(worker, workload, site, HttpVersion::Http1, io).await;
+                intercept::plain(worker, workload, site, slot, HttpVersion::Http1, io).await;
             }
         }
     }
 }
 
-/// Holds the place of a tunnel that is intercepted.
-async fn intercepted(slot: Option<Arc<Slot>>, task: impl Future<Output = ()>) {
-    if let Some(slot) = &slot {
-        slot.narrow();
-    }
-    counted(slot, task).await;
-}
-
 /// Holds places while a task runs.
-async fn counted(_slot: Option<Arc<Slot>>, task: impl Future<Output = ()>) {
+async fn counted(_slot: Arc<Slot>, task: impl Future<Output = ()>) {
     task.await;
 }
 

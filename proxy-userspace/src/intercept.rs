@@ -15,6 +15,7 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use crate::{
+    admission::Slot,
     detect::{self, First, Protocol},
     gate::Site,
     guard::{Guard, Patient},
@@ -44,6 +45,7 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
         connector,
         slot,
     } = inbound;
+    let slot = Arc::new(slot);
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -91,7 +93,7 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
             {
                 slot.narrow();
                 // Larger than what most connections need.
-                return Box::pin(tls(worker, workload, site, stream)).await;
+                return Box::pin(tls(worker, workload, site, slot, stream)).await;
             }
         }
         Protocol::Http1 { host: Some(host) } => {
@@ -99,13 +101,13 @@ async fn serve(worker: Arc<Worker>, inbound: Inbound) {
                 split_authority(&host).and_then(|(host, _)| routes.site(Scheme::Http, &host, port));
             if let Some(site) = site {
                 slot.narrow();
-                return plain(worker, workload, site, HttpVersion::Http1, stream).await;
+                return plain(worker, workload, site, slot, HttpVersion::Http1, stream).await;
             }
         }
         Protocol::H2c => {
             if let Some(site) = routes.site_of(Scheme::Http, ConnectorId(connector), port) {
                 slot.narrow();
-                return plain(worker, workload, site, HttpVersion::Http2, stream).await;
+                return plain(worker, workload, site, slot, HttpVersion::Http2, stream).await;
             }
         }
         _ => {}
@@ -141,8 +143,13 @@ pub fn passes(worker: &Worker, workload: &Enrolment, site: &Site) -> bool {
 ///
 /// The upstream is asked first which HTTP version it prefers among those that the client
 /// offers, so that both sides of the proxy speak the same.
-pub async fn tls<IO>(worker: Arc<Worker>, workload: Arc<Enrolment>, site: Arc<Site>, io: IO)
-where
+pub async fn tls<IO>(
+    worker: Arc<Worker>,
+    workload: Arc<Enrolment>,
+    site: Arc<Site>,
+    slot: Arc<Slot>,
+    io: IO,
+) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let handshake = async {
@@ -190,7 +197,7 @@ where
         Ok(true) => {
             let untrusting = &worker.proxy.interceptor.untrusting;
             untrusting.trusted(&workload, &site.host);
-            plain(worker, workload, site, version, stream).await;
+            plain(worker, workload, site, slot, version, stream).await;
         }
         Err(error) if is_end(&error) && has_seen_us(&stream) => {
             distrusted(&worker, &workload, &site, Sign::Silence);
@@ -240,6 +247,7 @@ pub async fn plain<IO>(
     worker: Arc<Worker>,
     workload: Arc<Enrolment>,
     site: Arc<Site>,
+    slot: Arc<Slot>,
     version: HttpVersion,
     io: IO,
 ) where
@@ -250,6 +258,7 @@ pub async fn plain<IO>(
         Arc::clone(&worker),
         Arc::clone(&workload),
         Arc::clone(&site),
+        slot,
         version,
     ));
     let calling = Arc::clone(&caller);

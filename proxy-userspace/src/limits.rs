@@ -17,8 +17,8 @@ pub struct Tuning {
     pub idle_stream: Duration,
     /// See [`CONNECTIONS_PER_WORKLOAD`].
     pub connections_per_workload: usize,
-    /// Places for the connections of all workloads, two for one that is not intercepted; by the
-    /// limit of open files if there is none.
+    /// Places for the connections of all workloads, two for one that is not intercepted or has
+    /// become a tunnel; by the limit of open files if there is none.
     pub connections: Option<usize>,
     /// See [`UPSTREAM_CONNECTIONS`].
     pub upstream_connections: usize,
@@ -185,10 +185,11 @@ pub const IDLE_BODY: Duration = Duration::from_mins(1);
 /// The same for streams that are meant to be silent at times: gRPC, server-sent events, and
 /// connections that changed to another protocol such as WebSocket.
 pub const IDLE_STREAM: Duration = Duration::from_hours(1);
-/// Connections over HTTP/1.1 to one upstream that are in use at a time, per worker, workload
-/// and Connector.
+/// Connections to one upstream that are in use at a time, per worker, workload and Connector. One
+/// over HTTP/1.1 is in use by a request or a tunnel, one over HTTP/2 by as many streams as its
+/// upstream allows.
 pub const UPSTREAM_CONNECTIONS: usize = 256;
-/// Requests that wait for one of them; more are answered 503.
+/// Requests that wait for one of them, or for a stream; more are answered 503.
 pub const UPSTREAM_QUEUE: usize = 1_024;
 /// How long one may wait.
 pub const UPSTREAM_QUEUE_TIME: Duration = Duration::from_secs(30);
@@ -196,6 +197,8 @@ pub const UPSTREAM_QUEUE_TIME: Duration = Duration::from_secs(30);
 pub const H2_PING: Duration = Duration::from_secs(20);
 /// How long it may take to give one.
 pub const H2_PONG: Duration = Duration::from_secs(10);
+/// How long an HTTP/2 connection that nobody uses any more may take to end.
+pub const H2_FAREWELL: Duration = Duration::from_secs(5);
 /// Upstreams for which a worker keeps connections before it looks for ones to forget.
 pub const POOLED_UPSTREAMS: usize = 256;
 /// How long a connection to an upstream may stay idle; below what servers allow.

@@ -28,10 +28,10 @@ pub(super) struct TuningArgs {
     /// four fifths of the limit of open files.
     #[arg(long, value_name = "NUMBER")]
     connections: Option<NonZeroUsize>,
-    /// HTTP/1.1 connections to one upstream in use at a time, for each workload and processor.
+    /// Connections to one upstream in use at a time, for each workload and processor.
     #[arg(long, value_name = "NUMBER", default_value_t = number(limits::UPSTREAM_CONNECTIONS))]
     upstream_connections: NonZeroUsize,
-    /// Requests that may wait for one of them; more are answered 503.
+    /// Requests that may wait for one of them, or for a stream; more are answered 503.
     #[arg(long, value_name = "NUMBER", default_value_t = limits::UPSTREAM_QUEUE)]
     upstream_queue: usize,
     /// Threads that serve connections [default: one per processor]

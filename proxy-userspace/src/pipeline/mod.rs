@@ -34,6 +34,7 @@ use switch::Wish;
 use verdict::Verdict;
 
 use crate::{
+    admission::Slot,
     credential::{
         Plan,
         oci::{Attempt, RegistryAuth, Rejection, Route, answer},
@@ -55,6 +56,8 @@ pub struct Caller {
     pub workload: Arc<Enrolment>,
     /// What they are for.
     pub site: Arc<Site>,
+    /// Counts their connection.
+    pub slot: Arc<Slot>,
     /// HTTP version of the connection; the upstream is spoken to in the same.
     pub version: HttpVersion,
     /// Told when the site is not granted any more, so that the connection ends.
@@ -69,12 +72,14 @@ impl Caller {
         worker: Arc<Worker>,
         workload: Arc<Enrolment>,
         site: Arc<Site>,
+        slot: Arc<Slot>,
         version: HttpVersion,
     ) -> Self {
         Self {
             worker,
             workload,
             site,
+            slot,
             version,
             revoked: Notify::new(),
             tunnel: Mutex::default(),
@@ -107,7 +112,7 @@ impl Caller {
 /// Answers a request: with the upstream's answer, or with the reason why there is none.
 pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Body> {
     let (mut head, body) = request.into_parts();
-    let wish = Wish::of(&mut head);
+    let mut wish = Wish::of(&mut head);
     let method = head.method.clone();
     // The query may hold what is nobody's business.
     let path = head.uri.path().to_owned();
@@ -124,7 +129,7 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Bod
             site,
             target.as_deref(),
             head,
-            wish.as_ref(),
+            wish.as_mut(),
             &mut body,
         )
         .await;
@@ -197,7 +202,7 @@ async fn forward(
     site: &Site,
     target: Option<&Target>,
     mut head: Parts,
-    wish: Option<&Wish>,
+    wish: Option<&mut Wish>,
     body: &mut Option<Body>,
 ) -> Result<(Response<Body>, Verdict), Stop> {
     // authorize: the connection stands for the workload and the site, its grants are looked up
@@ -206,7 +211,7 @@ async fn forward(
     gate::check_head(site, &head)?;
     gate::strip_request(&mut head.headers);
     if let Some(wish) = wish {
-        wish.pass_on(&mut head);
+        wish.pass_on(caller, &mut head)?;
     }
     head.uri = absolute(site, std::mem::take(&mut head.uri))?;
 

@@ -20,6 +20,8 @@ pub(super) enum Stop {
     Refusal(Refusal),
     Upstream(UpstreamError),
     Registry(OciError),
+    /// The workload has no room for a tunnel.
+    Full,
 }
 
 impl Stop {
@@ -27,6 +29,8 @@ impl Stop {
     pub(super) fn into_response(self, caller: &Caller, target: Option<&Target>) -> Response<Body> {
         let kind = match &self {
             Self::Upstream(error) => Some(error.kind),
+            // Like too many requests to an upstream.
+            Self::Full => Some(upstream::ErrorKind::Busy),
             _ => None,
         };
         if kind == Some(upstream::ErrorKind::Stalled) {
@@ -58,6 +62,14 @@ impl Stop {
                 return answer::failure(&error).map(upstream::full);
             }
             Self::Refusal(refusal) => (refusal.status, refusal.reason),
+            Self::Full => {
+                let reason = format!(
+                    "{} has as many connections as it may have now (--connections, limit of open \
+                     files), and another protocol takes one more; try again later",
+                    caller.workload.name
+                );
+                (StatusCode::SERVICE_UNAVAILABLE, reason.into())
+            }
             Self::Upstream(error) => {
                 let status = match error.kind {
                     upstream::ErrorKind::Silent | upstream::ErrorKind::Stalled => {

@@ -27,22 +27,29 @@ use tokio::{
     time::sleep,
 };
 
-use super::Caller;
+use super::{Caller, Stop};
 use crate::{
+    admission::Wide,
     gate::{self, Refusal},
-    upstream::{self, Body},
+    upstream::{self, Body, InUse},
 };
 
 /// A client's wish for another protocol.
 pub(super) struct Wish {
     protocols: HeaderValue,
     client: OnUpgrade,
+    /// From the time that it is passed on.
+    places: Option<Wide>,
 }
 
 /// A connection that has changed its protocol.
 pub struct Tunnel {
     client: OnUpgrade,
     upstream: OnUpgrade,
+    /// Its places among the workload's connections.
+    _places: Option<Wide>,
+    /// Its place among those to the upstream.
+    _in_use: Option<InUse>,
 }
 
 impl Wish {
@@ -50,14 +57,24 @@ impl Wish {
     pub(super) fn of(head: &mut Parts) -> Option<Self> {
         let client = head.extensions.remove::<OnUpgrade>()?;
         let protocols = gate::wanted_protocols(&head.headers)?;
-        Some(Self { protocols, client })
+        Some(Self {
+            protocols,
+            client,
+            places: None,
+        })
     }
 
-    /// Passes it on to the upstream.
-    pub(super) fn pass_on(&self, head: &mut Parts) {
+    /// Passes it on to the upstream. A tunnel has two sockets for itself; without room for them
+    /// the upstream is not asked, and need not be told that nothing comes of it.
+    pub(super) fn pass_on(&mut self, caller: &Caller, head: &mut Parts) -> Result<(), Stop> {
+        let Some(places) = caller.slot.widen() else {
+            return Err(Stop::Full);
+        };
+        self.places = Some(places);
         head.headers.insert(UPGRADE, self.protocols.clone());
         head.headers
             .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        Ok(())
     }
 }
 
@@ -83,12 +100,15 @@ fn accept(
     mut response: Response<Body>,
 ) -> Result<(Response<Body>, Tunnel), Refusal> {
     let upstream = response.extensions_mut().remove::<OnUpgrade>();
+    let in_use = response.extensions_mut().remove::<InUse>();
     let chosen = response.headers().get(UPGRADE);
     match (wish, upstream, chosen) {
         (Some(wish), Some(upstream), Some(chosen)) if gate::offers(&wish.protocols, chosen) => {
             let tunnel = Tunnel {
                 client: wish.client,
                 upstream,
+                _places: wish.places,
+                _in_use: in_use,
             };
             Ok((response.map(|_| upstream::empty()), tunnel))
         }
@@ -103,8 +123,13 @@ impl Tunnel {
     /// Copies in both directions until both sides are done, or nothing has moved for `idle`,
     /// which is noticed after at most twice that time.
     pub async fn run(self, idle: Duration) -> io::Result<()> {
-        let (client, upstream) =
-            tokio::try_join!(self.client, self.upstream).map_err(io::Error::other)?;
+        let Self {
+            client,
+            upstream,
+            _places,
+            _in_use,
+        } = self;
+        let (client, upstream) = tokio::try_join!(client, upstream).map_err(io::Error::other)?;
         copy(client, upstream, idle).await
     }
 }

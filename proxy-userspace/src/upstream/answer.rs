@@ -20,6 +20,7 @@ use super::{
     Silence,
     body::{Body, BodyError, await_frame},
     http1::GiveBack,
+    lane::StreamPlace,
 };
 
 /// An upstream's answer; gives its connection back when it has been read to the end.
@@ -39,12 +40,13 @@ pub(super) fn body(inner: Incoming, mut give_back: Option<GiveBack>, patience: D
 }
 
 /// The same on HTTP/2, where a client can leave one stream unread while the connection is as
-/// alive as ever, and nobody asks for the rest of the body: that is noticed here.
-pub(super) fn watched_body(inner: Incoming, patience: Duration) -> Body {
+/// alive as ever, and nobody asks for the rest of the body: that is noticed here. Leaves its place
+/// among the streams at its end.
+pub(super) fn watched_body(inner: Incoming, place: Arc<StreamPlace>, patience: Duration) -> Body {
     if inner.is_end_stream() {
         return body(inner, None, patience);
     }
-    let source = Arc::new(Mutex::new(Source::new(inner)));
+    let source = Arc::new(Mutex::new(Source::new(inner, place)));
     let watch = tokio::spawn(watch(Arc::clone(&source), patience));
     Watched {
         source,
@@ -62,6 +64,7 @@ async fn watch(source: Arc<Mutex<Source>>, patience: Duration) {
         let mut source = lock(&source);
         if source.taken.is_some_and(|at| at.elapsed() >= patience) {
             source.body = None;
+            source.place = None;
             return;
         }
     }
@@ -94,14 +97,17 @@ impl Drop for Watch {
 struct Source {
     /// `None` once it was let go.
     body: Option<Incoming>,
+    /// Until its end.
+    place: Option<Arc<StreamPlace>>,
     /// When the client's side took a frame; `None` while it waits for one.
     taken: Option<Instant>,
 }
 
 impl Source {
-    fn new(body: Incoming) -> Self {
+    fn new(body: Incoming, place: Arc<StreamPlace>) -> Self {
         Self {
             body: Some(body),
+            place: Some(place),
             taken: None,
         }
     }
@@ -158,6 +164,9 @@ impl HttpBody for Watched {
         };
         let frame = Pin::new(&mut *body).poll_frame(context);
         let frame = ready!(await_frame(&mut this.silence, context, frame));
+        if frame.is_none() || body.is_end_stream() {
+            source.place = None;
+        }
         source.taken = Some(Instant::now());
         Poll::Ready(frame)
     }

@@ -15,7 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 
-use super::Silence;
+use super::{Silence, lane::StreamPlace};
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +146,8 @@ impl Progress {
 pub(super) struct RequestBody {
     inner: Body,
     progress: Arc<Progress>,
+    /// On HTTP/2 its stream is in use until it is dropped.
+    stream: Option<Arc<StreamPlace>>,
 }
 
 impl RequestBody {
@@ -157,8 +159,14 @@ impl RequestBody {
         let body = Self {
             inner,
             progress: Arc::clone(&progress),
+            stream: None,
         };
         (body, progress)
+    }
+
+    /// Goes out on a stream from now on, or on none.
+    pub(super) fn set_stream(&mut self, stream: Option<Arc<StreamPlace>>) {
+        self.stream = stream;
     }
 }
 

@@ -2,24 +2,25 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    sync::Notify,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Endpoint, HttpVersion, Resolver, UpstreamError, body::RequestBody, http1::Http1};
+use super::{Endpoint, HttpVersion, Resolver, UpstreamError, http1::Http1, http2::Http2};
 use crate::{limits, special::Special, tls::H2, workload::Egress};
 
 /// A connection ready for requests.
 pub(super) enum Dialled {
     Http1(Http1),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(Http2),
 }
 
 impl Dialled {
@@ -32,16 +33,17 @@ impl Dialled {
 }
 
 /// Resolves, connects, verifies. `None` leaves the HTTP version to the upstream; without TLS
-/// there is no way to ask, and it is HTTP/1.1.
+/// there is no way to ask, and it is HTTP/1.1. `news` is told what becomes of an HTTP/2 connection.
 pub(super) async fn dial(
     resolver: &Resolver,
     egress: &Egress,
     endpoint: &Endpoint,
     version: Option<HttpVersion>,
+    news: &Arc<Notify>,
 ) -> Result<Dialled, UpstreamError> {
     let tcp = connect(resolver, egress, endpoint).await?;
     let Some(tls) = &endpoint.tls else {
-        return speak(endpoint, tcp, version.unwrap_or(HttpVersion::Http1)).await;
+        return speak(endpoint, tcp, version.unwrap_or(HttpVersion::Http1), news).await;
     };
     let config = match version {
         None => &tls.any,
@@ -53,7 +55,7 @@ pub(super) async fn dial(
         Some(H2) => HttpVersion::Http2,
         _ => HttpVersion::Http1,
     };
-    speak(endpoint, stream, agreed).await
+    speak(endpoint, stream, agreed, news).await
 }
 
 async fn connect(
@@ -136,18 +138,18 @@ async fn speak<IO>(
     endpoint: &Endpoint,
     io: IO,
     version: HttpVersion,
+    news: &Arc<Notify>,
 ) -> Result<Dialled, UpstreamError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = TokioIo::new(io);
     let failed = |error: hyper::Error| UpstreamError::http(endpoint, &error);
     match version {
         HttpVersion::Http1 => {
             let (sender, connection) = http1::Builder::new()
                 .max_buf_size(limits::HEAD_BYTES)
                 .preserve_header_case(true)
-                .handshake(io)
+                .handshake(TokioIo::new(io))
                 .await
                 .map_err(failed)?;
             let task = tokio::spawn(async move {
@@ -158,22 +160,8 @@ where
             Ok(Dialled::Http1(Http1::new(sender, task.abort_handle())))
         }
         HttpVersion::Http2 => {
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(limits::H2_STREAM_WINDOW)
-                .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
-                .max_header_list_size(limits::H2_HEADER_LIST)
-                .keep_alive_interval(limits::H2_PING)
-                .keep_alive_timeout(limits::H2_PONG)
-                .handshake(io)
-                .await
-                .map_err(failed)?;
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!("an upstream connection ended: {error}");
-                }
-            });
-            Ok(Dialled::Http2(sender))
+            let connection = Http2::handshake(io, news).await.map_err(failed)?;
+            Ok(Dialled::Http2(connection))
         }
     }
 }

@@ -2,7 +2,7 @@ use std::{error::Error as _, io, net::SocketAddr, time::Duration};
 
 use rustls::CertificateError;
 
-use super::{Endpoint, ResolveError, body::Fault};
+use super::{Endpoint, ResolveError, body::Fault, streams::Shortage};
 use crate::special::Special;
 
 /// Why an upstream could not be used. Nothing of a request, and no credential, was sent
@@ -165,6 +165,28 @@ impl UpstreamError {
                  many requests wait for one; try again later",
                 endpoint.address.authority(),
             ),
+        }
+    }
+
+    /// The same on HTTP/2, where connections are shared.
+    pub(super) fn no_stream(endpoint: &Endpoint, shortage: Shortage) -> Self {
+        let name = endpoint.address.authority();
+        let message = match shortage {
+            Shortage::Streams(connections) => format!(
+                "{name} is asked for too much at once: {connections} connections have as many \
+                 streams as it allows, and too many requests wait for one; try again later"
+            ),
+            Shortage::Forbidden => format!(
+                "{name} allows no requests now (its SETTINGS_MAX_CONCURRENT_STREAMS is 0); try \
+                 again later"
+            ),
+            Shortage::Connection => {
+                format!("there was no connection to {name} in time; try again later")
+            }
+        };
+        Self {
+            kind: Kind::Busy,
+            message,
         }
     }
 

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::limits;
 
-/// An HTTP/1.1 connection.
+/// An HTTP/1.1 connection. One that is dropped within an exchange ends, whatever it is at: an
+/// upstream that reads nothing would keep hyper writing to it for ever.
 #[derive(Debug)]
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<RequestBody>,
@@ -25,6 +26,8 @@ pub(super) struct Http1 {
     since: Instant,
     /// Ends it although something is still to be written.
     abort: AbortHandle,
+    /// Whether an exchange is under way.
+    busy: bool,
 }
 
 impl Http1 {
@@ -34,12 +37,18 @@ impl Http1 {
             silence: Silence::new(limits::FIRST_BYTE),
             since: Instant::now(),
             abort,
+            busy: false,
         }
     }
 
-    /// Ends it, whatever it is at.
-    pub(super) fn abort(&self) {
-        self.abort.abort();
+    /// An exchange begins.
+    pub(super) fn begin(&mut self) {
+        self.busy = true;
+    }
+
+    /// It came to its end.
+    pub(super) fn end(&mut self) {
+        self.busy = false;
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -48,6 +57,14 @@ impl Http1 {
 
     pub(super) fn age(&self) -> Duration {
         self.since.elapsed()
+    }
+}
+
+impl Drop for Http1 {
+    fn drop(&mut self) {
+        if self.busy {
+            self.abort.abort();
+        }
     }
 }
 
@@ -71,25 +88,25 @@ impl GiveBack {
 
     /// The answer is complete.
     pub(super) fn done(mut self) {
-        // An upstream that answered before it had read the request leaves a connection that
-        // is of no more use, and that hyper would keep writing to for as long as the
-        // upstream reads nothing.
-        if !self.request.is_done() {
-            self.connection.abort();
-            return;
-        }
-        if self.connection.is_closed() {
+        // An upstream that answered before it had read the request leaves a connection that is
+        // of no more use.
+        if !self.request.is_done() || self.connection.is_closed() {
             return;
         }
         if self.connection.sender.is_ready() {
-            self.place.leave(self.connection);
+            self.keep();
             return;
         }
         tokio::spawn(async move {
             let ready = self.connection.sender.ready();
             if let Ok(Ok(())) = timeout(limits::IDLE_TIME, ready).await {
-                self.place.leave(self.connection);
+                self.keep();
             }
         });
+    }
+
+    fn keep(mut self) {
+        self.connection.end();
+        self.place.leave(self.connection);
     }
 }

@@ -6,42 +6,46 @@
 //! that it was verified with.
 
 use std::{
+    ops::ControlFlow,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
-use hyper::client::conn::http2;
 use rustls::ClientConfig;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until, timeout},
 };
 
-use super::{Endpoint, HttpVersion, UpstreamError, body::RequestBody, http1::Http1};
+use super::{
+    Endpoint, HttpVersion, UpstreamError,
+    http1::Http1,
+    http2::{Http2, Sender},
+    streams::{Connections, Step, Taken, Wait},
+};
 use crate::{
     limits::{self, Tuning},
     state::Scheme,
 };
 
-/// How long a failure to connect answers for those who waited for the same connection.
-const SHARED_FAILURE: Duration = Duration::from_secs(1);
-
 /// One upstream of one workload.
 #[derive(Debug)]
 pub(super) struct Lane {
     to: To,
-    /// On HTTP/1.1 an exchange has a connection for itself, so a limit to exchanges is one to
-    /// connections. Whoever waits is served in the order of arrival.
+    /// One for each connection in use. On HTTP/1.1 an exchange has a connection for itself, so a
+    /// limit to exchanges is one to connections. Whoever waits is served in the order of arrival.
     places: Arc<Semaphore>,
     width: usize,
     waiting: AtomicUsize,
     queue: usize,
     idle: Mutex<Kept>,
-    /// Behind an asynchronous lock, so that many streams at once make one connection.
-    shared: tokio::sync::Mutex<Slot>,
+    http2: Mutex<Connections>,
+    /// Held by the first of those who wait for a stream; the others wait for it in turn.
+    front: tokio::sync::Mutex<()>,
+    /// Tells that one that there may be room.
+    news: Arc<Notify>,
     /// What it was found to prefer, and when.
     prefers: Mutex<Option<(HttpVersion, Instant)>>,
 }
@@ -71,29 +75,32 @@ struct Idle {
     unused: Instant,
 }
 
-pub(super) type Http2 = http2::SendRequest<RequestBody>;
-
-/// An HTTP/2 connection that others use as well.
-pub(super) struct SharedHttp2 {
-    pub(super) sender: Http2,
-    /// When it was made, which also tells it from its successor.
-    pub(super) since: Instant,
-    /// Whether it was there before.
+/// A stream on an HTTP/2 connection, for one request.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) sender: Sender,
+    /// Whether its connection was there before.
     pub(super) was_kept: bool,
+    /// Counts it until both the request and the answer are over.
+    pub(super) place: Arc<StreamPlace>,
 }
 
-#[derive(Debug, Default)]
-enum Slot {
-    #[default]
-    Empty,
-    Open {
-        sender: Http2,
-        since: Instant,
-    },
-    Failed {
-        error: UpstreamError,
-        at: Instant,
-    },
+/// A place among the streams of a connection, until it is dropped.
+#[derive(Debug)]
+pub(super) struct StreamPlace {
+    lane: Arc<Lane>,
+    connection: u64,
+}
+
+/// Somebody who makes a connection that others wait for.
+struct Dialling {
+    lane: Arc<Lane>,
+}
+
+/// How somebody comes to a stream.
+enum Way {
+    Taken(Taken),
+    Dial(Dialling, OwnedSemaphorePermit),
 }
 
 /// Leave to use one connection, until it is dropped.
@@ -116,7 +123,9 @@ impl Lane {
             waiting: AtomicUsize::new(0),
             queue: tuning.upstream_queue,
             idle: Mutex::default(),
-            shared: tokio::sync::Mutex::default(),
+            http2: Mutex::default(),
+            front: tokio::sync::Mutex::default(),
+            news: Arc::default(),
             prefers: Mutex::default(),
         }
     }
@@ -141,9 +150,10 @@ impl Lane {
         if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
             return Ok(place(permit));
         }
-        let Some(_waiting) = Waiting::new(self) else {
+        if self.waiting.load(Ordering::Relaxed) >= self.queue {
             return Err(UpstreamError::busy(endpoint, self.width));
-        };
+        }
+        let _waiting = Waiting::new(self);
         let permit = Arc::clone(&self.places).acquire_owned();
         match timeout(limits::UPSTREAM_QUEUE_TIME, permit).await {
             Ok(Ok(permit)) => Ok(place(permit)),
@@ -151,47 +161,114 @@ impl Lane {
         }
     }
 
-    /// The shared connection, made by `dial` when there is none.
-    pub(super) async fn http2(
-        &self,
+    /// A stream on one of the connections over HTTP/2. When none of them has room, and there may
+    /// be one more, `dial` makes it; else waits in line.
+    pub(super) async fn stream(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
         dial: impl AsyncFnOnce() -> Result<Http2, UpstreamError>,
-    ) -> Result<SharedHttp2, UpstreamError> {
-        let mut slot = self.shared.lock().await;
-        match &*slot {
-            Slot::Open { sender, since } if slot.is_good() => {
-                return Ok(SharedHttp2 {
-                    sender: sender.clone(),
-                    since: *since,
-                    was_kept: true,
-                });
-            }
-            Slot::Failed { error, at } if at.elapsed() < SHARED_FAILURE => {
-                return Err(error.clone());
-            }
-            _ => {}
-        }
+    ) -> Result<Stream, UpstreamError> {
+        let way = match self.way_at_once(endpoint)? {
+            Some(way) => way,
+            // Rare, and large: kept out of the futures of requests.
+            None => Box::pin(self.way_in_line(endpoint)).await?,
+        };
+        let (dialling, place) = match way {
+            Way::Taken(taken) => return Ok(self.on(taken)),
+            Way::Dial(dialling, place) => (dialling, place),
+        };
         let dialled = dial().await;
-        let since = Instant::now();
-        match dialled {
-            Ok(sender) => {
-                *slot = Slot::Open {
-                    sender: sender.clone(),
-                    since,
-                };
-                Ok(SharedHttp2 {
-                    sender,
-                    since,
-                    was_kept: false,
-                })
-            }
+        let mut connections = lock(&self.http2);
+        let begun = match dialled {
+            Ok(connection) => Ok(connections.begin(connection, place)),
             Err(error) => {
-                *slot = Slot::Failed {
-                    error: error.clone(),
-                    at: since,
-                };
+                connections.failed(error.clone());
                 Err(error)
             }
+        };
+        drop(connections);
+        // Those who wait are told of what there is now.
+        drop(dialling);
+        Ok(self.on(begun?))
+    }
+
+    fn on(self: &Arc<Self>, taken: Taken) -> Stream {
+        Stream {
+            sender: taken.sender,
+            was_kept: taken.was_kept,
+            place: Arc::new(StreamPlace {
+                lane: Arc::clone(self),
+                connection: taken.id,
+            }),
         }
+    }
+
+    /// Unless others wait, or there is nothing but to wait.
+    fn way_at_once(self: &Arc<Self>, endpoint: &Endpoint) -> Result<Option<Way>, UpstreamError> {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if waiting == 0
+            && let ControlFlow::Break(way) = self.look(None)?
+        {
+            return Ok(Some(way));
+        }
+        // Who waits for a connection that is being made does not wait for others to leave.
+        if waiting >= self.queue && !lock(&self.http2).is_dialling() {
+            return Err(self.no_stream(endpoint));
+        }
+        Ok(None)
+    }
+
+    async fn way_in_line(self: &Arc<Self>, endpoint: &Endpoint) -> Result<Way, UpstreamError> {
+        let _waiting = Waiting::new(self);
+        let way = async {
+            let _front = self.front.lock().await;
+            let mut place = None;
+            loop {
+                let (awaits_place, until) = match self.look(place.take())? {
+                    ControlFlow::Break(way) => return Ok(way),
+                    ControlFlow::Continue(Wait::Place) => (true, None),
+                    ControlFlow::Continue(Wait::News(until)) => (false, until),
+                };
+                tokio::select! {
+                    () = self.news.notified() => {}
+                    permit = Arc::clone(&self.places).acquire_owned(), if awaits_place => {
+                        place = permit.ok();
+                    }
+                    () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
+                }
+            }
+        };
+        match timeout(limits::UPSTREAM_QUEUE_TIME, way).await {
+            Ok(way) => way,
+            Err(_) => Err(self.no_stream(endpoint)),
+        }
+    }
+
+    /// Takes a stream, or the task to make a connection, if there is either.
+    fn look(
+        self: &Arc<Self>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<ControlFlow<Way, Wait>, UpstreamError> {
+        let place = || place.or_else(|| Arc::clone(&self.places).try_acquire_owned().ok());
+        Ok(match lock(&self.http2).step(place)? {
+            Step::Taken(taken) => ControlFlow::Break(Way::Taken(taken)),
+            Step::Dial(place) => {
+                let dialling = Dialling {
+                    lane: Arc::clone(self),
+                };
+                ControlFlow::Break(Way::Dial(dialling, place))
+            }
+            Step::Wait(wait) => ControlFlow::Continue(wait),
+        })
+    }
+
+    fn no_stream(&self, endpoint: &Endpoint) -> UpstreamError {
+        UpstreamError::no_stream(endpoint, lock(&self.http2).shortage())
+    }
+
+    /// Whom to tell what becomes of a connection over HTTP/2.
+    pub(super) fn news(&self) -> &Arc<Notify> {
+        &self.news
     }
 
     /// Keeps a connection for the next request.
@@ -206,23 +283,10 @@ impl Lane {
         }
     }
 
-    /// Shares a connection from now on, unless somebody is about to make one.
-    pub(super) fn share(&self, sender: Http2) {
-        if let Ok(mut slot) = self.shared.try_lock() {
-            *slot = Slot::Open {
-                sender,
-                since: Instant::now(),
-            };
-        }
-    }
-
-    /// Forgets a shared connection, but not the one that took its place meanwhile.
-    pub(super) fn drop_http2(&self, made: Instant) {
-        if let Ok(mut slot) = self.shared.try_lock()
-            && matches!(&*slot, Slot::Open { since, .. } if *since == made)
-        {
-            *slot = Slot::Empty;
-        }
+    /// Shares a connection from now on.
+    pub(super) fn share(&self, connection: Http2) {
+        lock(&self.http2).keep(connection);
+        self.news.notify_one();
     }
 
     /// What the upstream was found to prefer, a short while ago.
@@ -242,9 +306,7 @@ impl Lane {
         kept.connections.clear();
         drop(kept);
         // One that is being made is found by nobody who looks for this lane later.
-        if let Ok(mut slot) = self.shared.try_lock() {
-            *slot = Slot::Empty;
-        }
+        lock(&self.http2).close();
     }
 
     /// Closes what is too old or was idle for too long. Whether anything worth keeping is left.
@@ -253,13 +315,7 @@ impl Lane {
         kept.connections.retain(Idle::is_good);
         let idle = !kept.connections.is_empty();
         drop(kept);
-        let shared = self.shared.try_lock().map_or(true, |mut slot| {
-            let good = slot.is_good();
-            if matches!(*slot, Slot::Open { .. }) && !good {
-                *slot = Slot::Empty;
-            }
-            good
-        });
+        let shared = lock(&self.http2).sweep();
         idle || shared || self.known_version().is_some()
     }
 }
@@ -282,15 +338,29 @@ impl Place {
     }
 }
 
-impl Slot {
-    /// Whether it holds a connection that can still be used.
-    fn is_good(&self) -> bool {
-        match self {
-            Self::Open { sender, since } => {
-                !sender.is_closed() && since.elapsed() < limits::CONNECTION_AGE
-            }
-            Self::Empty | Self::Failed { .. } => false,
-        }
+impl StreamPlace {
+    /// Has its connection take no more streams.
+    pub(super) fn give_up(&self) {
+        lock(&self.lane.http2).give_up(self.connection);
+    }
+
+    /// Whether the upstream allows no stream on it.
+    pub(super) fn is_forbidden(&self) -> bool {
+        lock(&self.lane.http2).is_forbidden(self.connection)
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        lock(&self.lane.http2).leave(self.connection);
+        self.lane.news.notify_one();
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        lock(&self.lane.http2).dialled();
+        self.lane.news.notify_one();
     }
 }
 
@@ -306,10 +376,9 @@ impl Idle {
 struct Waiting<'a>(&'a Lane);
 
 impl<'a> Waiting<'a> {
-    fn new(lane: &'a Lane) -> Option<Self> {
-        let before = lane.waiting.fetch_add(1, Ordering::Relaxed);
-        let waiting = Self(lane);
-        (before < lane.queue).then_some(waiting)
+    fn new(lane: &'a Lane) -> Self {
+        lane.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(lane)
     }
 }
 
@@ -319,7 +388,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it holds one of these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,11 +6,13 @@ mod body;
 mod dial;
 mod error;
 mod http1;
+mod http2;
 mod lane;
 mod pool;
 mod resolve;
 mod silence;
 mod splice;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -45,8 +47,10 @@ use crate::{
 use body::{Progress, RequestBody};
 use dial::Dialled;
 use http1::GiveBack;
-use lane::Lane;
+use http2::Http2;
+use lane::{Lane, Place, Stream};
 use pool::Pool;
+use streams::Shortage;
 
 /// An upstream as far as connections to it are concerned. Connections are shared by requests
 /// to equal endpoints of one Connector on behalf of one workload, never between Connectors or
@@ -83,6 +87,21 @@ impl HttpVersion {
 /// Marks an answer that came before the request was read to its end.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestUnread;
+
+/// Goes with an answer that changes the protocol: leave to use its connection, until it is
+/// dropped.
+#[derive(Clone, Debug)]
+pub struct InUse {
+    _place: Arc<Place>,
+}
+
+impl InUse {
+    fn new(place: Place) -> Self {
+        Self {
+            _place: Arc::new(place),
+        }
+    }
+}
 
 /// One worker's connections to upstreams.
 #[derive(Debug)]
@@ -131,12 +150,12 @@ impl Upstream {
         if let Some(version) = lane.known_version() {
             return Ok(version);
         }
-        let dialled = self.dial(egress, endpoint, None).await?;
+        let dialled = self.dial(&lane, egress, endpoint, None).await?;
         let version = dialled.version();
         lane.learn_version(version);
         match dialled {
             Dialled::Http1(connection) => lane.keep(connection),
-            Dialled::Http2(sender) => lane.share(sender),
+            Dialled::Http2(connection) => lane.share(connection),
         }
         Ok(version)
     }
@@ -192,7 +211,7 @@ impl Upstream {
             let mut connection = match kept.take() {
                 Some(connection) => connection,
                 None => match self
-                    .dial(egress, endpoint, Some(HttpVersion::Http1))
+                    .dial(lane, egress, endpoint, Some(HttpVersion::Http1))
                     .await?
                 {
                     Dialled::Http1(connection) => connection,
@@ -200,20 +219,25 @@ impl Upstream {
                 },
             };
             let spare = was_kept.then(|| Spare::of(&request)).flatten();
+            connection.begin();
             let sent = connection.sender.try_send_request(request);
             let silence = &mut connection.silence;
-            let answer = head(endpoint, sent, &progress, patience, silence).await;
-            // It may be stuck within a body, and would be so for ever.
-            let answer = answer.inspect_err(|_| connection.abort())?;
+            let answer = head(endpoint, sent, &progress, patience, silence).await?;
             let mut failed = match answer {
                 Ok(mut response) => {
                     if !progress.is_done() {
                         response.extensions_mut().insert(RequestUnread);
                     }
                     let patience = self.tuning.between_frames(response.headers());
-                    // One that changed its protocol never comes back.
-                    let pooled = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-                    let give_back = pooled.then(|| GiveBack::new(connection, progress, place));
+                    let give_back = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        // It never comes back, and is in use for as long as it lives.
+                        connection.end();
+                        let in_use = InUse::new(place);
+                        response.extensions_mut().insert(in_use);
+                        None
+                    } else {
+                        Some(GiveBack::new(connection, progress, place))
+                    };
                     return Ok(response.map(|body| answer::body(body, give_back, patience)));
                 }
                 Err(failed) => failed,
@@ -237,46 +261,69 @@ impl Upstream {
         progress: &Progress,
         patience: Patience,
     ) -> Result<Response<Body>, UpstreamError> {
+        let mut repeated = false;
         loop {
-            let mut shared = lane
-                .http2(async || {
-                    match self
-                        .dial(egress, endpoint, Some(HttpVersion::Http2))
-                        .await?
-                    {
-                        Dialled::Http2(sender) => Ok(sender),
-                        Dialled::Http1(_) => Err(UpstreamError::version(endpoint, "h2")),
-                    }
-                })
-                .await?;
-            let spare = shared.was_kept.then(|| Spare::of(&request)).flatten();
-            let sent = shared.sender.try_send_request(request);
+            let dial = async || self.dial_http2(lane, egress, endpoint).await;
+            let Stream {
+                mut sender,
+                was_kept,
+                place,
+            } = lane.stream(endpoint, dial).await?;
+            // Not more than once: an upstream may refuse every stream.
+            let spare = (was_kept && !repeated).then(|| Spare::of(&request));
+            request.body_mut().set_stream(Some(Arc::clone(&place)));
+            let sent = sender.try_send_request(request);
             let mut silence = Silence::new(patience.answer);
             let answer = head(endpoint, sent, progress, patience, &mut silence).await;
             let mut failed = match answer {
                 Ok(Ok(response)) => {
                     let patience = self.tuning.between_frames(response.headers());
-                    return Ok(response.map(|body| answer::watched_body(body, patience)));
+                    return Ok(response.map(|body| answer::watched_body(body, place, patience)));
                 }
                 Ok(Err(failed)) => failed,
                 // A connection that stays silent may be dead without knowing.
                 Err(silent) => {
-                    lane.drop_http2(shared.since);
-                    return Err(silent);
+                    place.give_up();
+                    return Err(if place.is_forbidden() {
+                        UpstreamError::no_stream(endpoint, Shortage::Forbidden)
+                    } else {
+                        silent
+                    });
                 }
             };
             let unsent = failed.take_message();
             let error = failed.into_error();
             // One stream that was refused says nothing about the others.
-            if shared.sender.is_closed() || unsent.is_some() {
-                lane.drop_http2(shared.since);
+            if sender.is_closed() || unsent.is_some() {
+                place.give_up();
             }
             request = match unsent {
-                Some(unsent) if shared.was_kept => unsent,
-                _ => spare
-                    .ok_or_else(|| UpstreamError::http(endpoint, &error))?
-                    .into_request(),
+                Some(mut unsent) if was_kept => {
+                    // Whoever waits for another stream is not on this one.
+                    unsent.body_mut().set_stream(None);
+                    unsent
+                }
+                _ => {
+                    repeated = true;
+                    let spare = spare.flatten();
+                    spare
+                        .ok_or_else(|| UpstreamError::http(endpoint, &error))?
+                        .into_request()
+                }
             };
+        }
+    }
+
+    async fn dial_http2(
+        &self,
+        lane: &Lane,
+        egress: &Egress,
+        endpoint: &Endpoint,
+    ) -> Result<Http2, UpstreamError> {
+        let version = Some(HttpVersion::Http2);
+        match self.dial(lane, egress, endpoint, version).await? {
+            Dialled::Http2(connection) => Ok(connection),
+            Dialled::Http1(_) => Err(UpstreamError::version(endpoint, "h2")),
         }
     }
 
@@ -298,12 +345,14 @@ impl Upstream {
 
     async fn dial(
         &self,
+        lane: &Lane,
         egress: &Egress,
         endpoint: &Endpoint,
         version: Option<HttpVersion>,
     ) -> Result<Dialled, UpstreamError> {
         // Rare, and large: kept out of the futures of requests.
-        Box::pin(dial::dial(&self.resolver, egress, endpoint, version)).await
+        let dial = dial::dial(&self.resolver, egress, endpoint, version, lane.news());
+        Box::pin(dial).await
     }
 }
 

@@ -32,13 +32,13 @@ use tokio_rustls::TlsAcceptor;
 use crate::rig::{self, Rig, soon};
 
 /// An authority for servers and clients.
-struct Authority {
-    der: CertificateDer<'static>,
+pub(crate) struct Authority {
+    pub(crate) der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -51,7 +51,11 @@ impl Authority {
         Self { der, issuer }
     }
 
-    fn issue(&self, names: &[&str], end: SystemTime) -> (CertificateDer<'static>, KeyPair) {
+    pub(crate) fn issue(
+        &self,
+        names: &[&str],
+        end: SystemTime,
+    ) -> (CertificateDer<'static>, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
@@ -75,7 +79,7 @@ impl Authority {
     }
 }
 
-fn soon_over() -> SystemTime {
+pub(crate) fn soon_over() -> SystemTime {
     SystemTime::now() + Duration::from_hours(1)
 }
 

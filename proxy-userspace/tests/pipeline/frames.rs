@@ -1,4 +1,4 @@
-//! A client of HTTP/2 that says what it likes: frames as bytes (RFC 9113), and header lists in
+//! Clients and servers of HTTP/2 that say what they like: frames as bytes (RFC 9113), and header lists in
 //! the plainest coding there is (RFC 7541, section 6.2.2, without Huffman).
 
 use postern::upstream::HttpVersion;
@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::rig::{Rig, soon};
+use crate::rig::{Peer, Rig, soon};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -22,8 +22,16 @@ pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const ACK: u8 = 1;
 
 pub(crate) const PROTOCOL_ERROR: u32 = 1;
+const REFUSED_STREAM: u32 = 7;
 pub(crate) const CANCEL: u32 = 8;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const MAX_CONCURRENT_STREAMS: u16 = 3;
+const INITIAL_WINDOW_SIZE: u16 = 4;
+const WINDOW_UPDATE: u8 = 8;
+const LARGEST_WINDOW: u32 = (1 << 31) - 1;
+const FIRST_WINDOW: u32 = 65_535;
 
 #[derive(Debug)]
 pub(crate) struct Frame {
@@ -47,8 +55,7 @@ impl Client {
     pub(crate) async fn connect(rig: &Rig) -> Self {
         let address = rig.listen(HttpVersion::Http2).await;
         let mut stream = TcpStream::connect(address).await.expect("a connection");
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        stream.write_all(preface).await.expect("room");
+        stream.write_all(PREFACE).await.expect("room");
         let mut client = Self(stream);
         assert!(client.send(SETTINGS, 0, 0, b"").await);
         client
@@ -104,6 +111,75 @@ impl Client {
         }
         code
     }
+}
+
+/// The other end of a connection of Postern's.
+pub(crate) struct Server(Client);
+
+impl Server {
+    /// Takes the preface of a client, and says nothing.
+    pub(crate) async fn accept(Peer(mut stream): Peer) -> Self {
+        let mut preface = [0; PREFACE.len()];
+        soon(stream.read_exact(&mut preface))
+            .await
+            .expect("a preface");
+        assert_eq!(preface, PREFACE);
+        Self(Client(stream))
+    }
+
+    /// Allows so many streams at a time.
+    pub(crate) async fn allow(&mut self, streams: u32) {
+        let mut setting = MAX_CONCURRENT_STREAMS.to_be_bytes().to_vec();
+        setting.extend(streams.to_be_bytes());
+        assert!(self.0.send(SETTINGS, 0, 0, &setting).await);
+    }
+
+    /// The stream of the next request.
+    pub(crate) async fn request(&mut self) -> u32 {
+        self.0.wait_for(&[HEADERS]).await.expect("a request").stream
+    }
+
+    /// Answers 200, and nothing more.
+    pub(crate) async fn answer(&mut self, stream: u32) {
+        let flags = END_HEADERS | END_STREAM;
+        assert!(self.0.send(HEADERS, flags, stream, &[0x88]).await);
+    }
+
+    /// Refuses a stream before it does anything with it.
+    pub(crate) async fn refuse(&mut self, stream: u32) {
+        let code = REFUSED_STREAM.to_be_bytes();
+        assert!(self.0.send(RST_STREAM, 0, stream, &code).await);
+    }
+
+    /// Takes no streams after this one.
+    pub(crate) async fn go_away(&mut self, last: u32) {
+        let payload = [last.to_be_bytes(), 0_u32.to_be_bytes()].concat();
+        assert!(self.0.send(GOAWAY, 0, 0, &payload).await);
+    }
+
+    /// Waits until the other side has seen all of it.
+    pub(crate) async fn settle(&mut self) {
+        assert!(self.0.send(PING, 0, 0, b"settled?").await);
+        let answer = self.0.wait_for(&[PING]).await.expect("an answer");
+        assert_eq!(answer.flags, ACK);
+    }
+
+    /// Waits for the end of the connection.
+    pub(crate) async fn end(&mut self) {
+        self.0.end().await;
+    }
+}
+
+/// What a server says first whose windows are as large as they may be.
+pub(crate) fn large_windows() -> Vec<u8> {
+    let mut setting = INITIAL_WINDOW_SIZE.to_be_bytes().to_vec();
+    setting.extend(LARGEST_WINDOW.to_be_bytes());
+    let more = (LARGEST_WINDOW - FIRST_WINDOW).to_be_bytes();
+    [
+        frame(SETTINGS, 0, 0, &setting),
+        frame(WINDOW_UPDATE, 0, 0, &more),
+    ]
+    .concat()
 }
 
 /// The fields of an ordinary request.

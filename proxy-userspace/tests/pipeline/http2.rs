@@ -338,13 +338,7 @@ async fn a_stream_that_the_client_cancels_ends_at_the_upstream() {
 async fn trailers_go_both_ways_but_for_the_credential() {
     let server = Server::start().await;
     let rig = Rig::new(server.address);
-    let address = rig.listen(postern::upstream::HttpVersion::Http2).await;
-    let stream = TcpStream::connect(address).await.expect("a connection");
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .expect("a handshake");
-    tokio::spawn(connection);
+    let mut sender = rig.http2().await;
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", HeaderValue::from_static("1"));
     let mut with_echo = trailers.clone();
@@ -372,13 +366,7 @@ async fn an_upstream_that_takes_no_more_of_an_upload_is_given_up() {
         ..Tuning::default()
     };
     let rig = Rig::tuned(server.address, tuning);
-    let address = rig.listen(postern::upstream::HttpVersion::Http2).await;
-    let stream = TcpStream::connect(address).await.expect("a connection");
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .expect("a handshake");
-    tokio::spawn(connection);
+    let mut sender = rig.http2().await;
     // More than all windows on the way.
     let body = Full::new(Bytes::from(vec![0; 16 << 20]));
     let request = |path: &str| Request::post(format!("http://{}{path}", rig.host()));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern::{limits::Tuning, telemetry::Counters};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::rig::{Peer, Rig, Upstream, soon};
+use crate::rig::{Exchange, Rig, soon};
 
 /// Short enough for a test, and what must not happen before it does not take time.
 const SHORT: Duration = Duration::from_millis(300);
@@ -25,35 +25,14 @@ fn impatient() -> Tuning {
     }
 }
 
-/// A request that has come to the upstream.
-struct Exchange {
-    rig: Rig,
-    upstream: Upstream,
-    client: Peer,
-    server: Peer,
-}
-
-impl Exchange {
-    /// A request that goes on like this after `Host`.
-    async fn begin(tuning: Tuning, rest: &str) -> Self {
-        let mut upstream = Upstream::start().await;
-        let rig = Rig::tuned(upstream.address, tuning);
-        let mut client = rig.http1().await;
-        client.send(&request(&rig, rest)).await;
-        let mut server = upstream.accept().await;
-        server.head().await;
-        Self {
-            rig,
-            upstream,
-            client,
-            server,
-        }
-    }
+/// A request that goes on like this after `Host`.
+async fn begin(tuning: Tuning, rest: &str) -> Exchange {
+    Exchange::tuned(tuning, &format!("POST / HTTP/1.1\r\nHost: HOST\r\n{rest}")).await
 }
 
 #[tokio::test]
 async fn a_client_that_stops_sending_is_told_and_its_upload_ends() {
-    let mut exchange = Exchange::begin(impatient(), "Content-Length: 9\r\n\r\nhalf").await;
+    let mut exchange = begin(impatient(), "Content-Length: 9\r\n\r\nhalf").await;
     let Exchange { client, server, .. } = &mut exchange;
     server.until("half").await;
     assert_eq!(server.rest().await, "");
@@ -64,7 +43,7 @@ async fn a_client_that_stops_sending_is_told_and_its_upload_ends() {
 #[tokio::test]
 async fn an_upstream_that_takes_no_more_of_an_upload_is_given_up() {
     let more_than_all_buffers = 1 << 30;
-    let mut exchange = Exchange::begin(
+    let mut exchange = begin(
         impatient(),
         &format!("Content-Length: {more_than_all_buffers}\r\n\r\n"),
     )
@@ -100,7 +79,7 @@ async fn an_upstream_that_takes_no_more_of_an_upload_is_given_up() {
 
 #[tokio::test]
 async fn an_upstream_that_stops_in_its_answer_is_given_up() {
-    let mut exchange = Exchange::begin(impatient(), NO_BODY).await;
+    let mut exchange = begin(impatient(), NO_BODY).await;
     let Exchange { client, server, .. } = &mut exchange;
     server
         .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
@@ -112,7 +91,7 @@ async fn an_upstream_that_stops_in_its_answer_is_given_up() {
 
 #[tokio::test]
 async fn streams_that_say_so_may_be_silent() {
-    let mut exchange = Exchange::begin(impatient(), NO_BODY).await;
+    let mut exchange = begin(impatient(), NO_BODY).await;
     let Exchange { client, server, .. } = &mut exchange;
     server
         .send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
@@ -125,7 +104,7 @@ async fn streams_that_say_so_may_be_silent() {
 
 #[tokio::test]
 async fn an_upstream_that_never_answers_is_a_504() {
-    let mut exchange = Exchange::begin(
+    let mut exchange = begin(
         Tuning {
             first_byte: SHORT,
             ..Tuning::default()
@@ -141,7 +120,7 @@ async fn an_upstream_that_never_answers_is_a_504() {
 
 #[tokio::test]
 async fn a_client_that_never_reads_lets_go_of_the_upstream() {
-    let mut exchange = Exchange::begin(impatient(), NO_BODY).await;
+    let mut exchange = begin(impatient(), NO_BODY).await;
     let Exchange { server, .. } = &mut exchange;
     let more_than_all_buffers = 1 << 30;
     server
@@ -167,7 +146,7 @@ async fn a_client_that_never_reads_lets_go_of_the_upstream() {
 
 #[tokio::test]
 async fn who_comes_too_many_waits_in_line_or_is_sent_away() {
-    let mut exchange = Exchange::begin(
+    let mut exchange = begin(
         Tuning {
             upstream_connections: 1,
             upstream_queue: 1,
@@ -181,6 +160,7 @@ async fn who_comes_too_many_waits_in_line_or_is_sent_away() {
         upstream,
         client: first,
         server,
+        ..
     } = &mut exchange;
     // One of these waits; the other is sent away, whichever comes later.
     let mut others = Vec::new();

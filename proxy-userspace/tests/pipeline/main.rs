@@ -1,6 +1,7 @@
 //! The way of requests through the real servers and clients of the crate, over loopback and
 //! without the kernel's part: what clients and upstreams see byte for byte. Needs no right.
 
+mod cancelled;
 mod certificates;
 mod floods;
 mod frames;
@@ -10,4 +11,5 @@ mod limits;
 mod messages;
 mod passthrough;
 mod rig;
+mod streams;
 mod upgrades;

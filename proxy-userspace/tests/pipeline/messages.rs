@@ -2,7 +2,7 @@
 
 use postern::telemetry::Counters;
 
-use crate::rig::{Rig, TOKEN, Upstream};
+use crate::rig::{Exchange, Rig, TOKEN, Upstream};
 
 #[tokio::test]
 async fn an_ambiguous_request_is_refused_and_never_reaches_the_upstream() {
@@ -51,18 +51,16 @@ async fn an_ambiguous_request_is_refused_and_never_reaches_the_upstream() {
 
 #[tokio::test]
 async fn chunks_and_trailers_go_both_ways() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::new(upstream.address);
-    let mut client = rig.http1().await;
-    client
-        .send(&format!(
-            "POST /up HTTP/1.1\r\nHost: {}\r\nTE: trailers\r\nTrailer: X-Sum\r\n\
+    let Exchange {
+        mut client,
+        mut server,
+        head,
+        ..
+    } = Exchange::begin(
+        "POST /up HTTP/1.1\r\nHost: HOST\r\nTE: trailers\r\nTrailer: X-Sum\r\n\
              Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n",
-            rig.host()
-        ))
-        .await;
-    let mut server = upstream.accept().await;
-    let head = server.head().await;
+    )
+    .await;
     assert!(head.contains("transfer-encoding: chunked"), "{head}");
     assert!(
         head.contains("te: trailers") && head.contains("trailer: x-sum"),
@@ -126,17 +124,11 @@ async fn answers_without_a_body_leave_the_connection_in_use() {
 
 #[tokio::test]
 async fn a_part_of_a_resource_is_passed_on_as_it_is() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::new(upstream.address);
-    let mut client = rig.http1().await;
-    client
-        .send(&format!(
-            "GET / HTTP/1.1\r\nHost: {}\r\nRange: bytes=2-4\r\n\r\n",
-            rig.host()
-        ))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let Exchange {
+        mut client,
+        mut server,
+        ..
+    } = Exchange::begin("GET / HTTP/1.1\r\nHost: HOST\r\nRange: bytes=2-4\r\n\r\n").await;
     server
         .send("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-4/9\r\nContent-Length: 3\r\n\r\ncde")
         .await;
@@ -150,17 +142,15 @@ async fn a_part_of_a_resource_is_passed_on_as_it_is() {
 
 #[tokio::test]
 async fn a_client_is_told_to_go_on_once_the_upstream_is_there() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::new(upstream.address);
-    let mut client = rig.http1().await;
-    client
-        .send(&format!(
-            "PUT /up HTTP/1.1\r\nHost: {}\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
-            rig.host()
-        ))
-        .await;
-    let mut server = upstream.accept().await;
-    let head = server.head().await;
+    let Exchange {
+        mut client,
+        mut server,
+        head,
+        ..
+    } = Exchange::begin(
+        "PUT /up HTTP/1.1\r\nHost: HOST\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+    )
+    .await;
     assert!(!head.contains("expect"), "{head}");
     assert_eq!(client.head().await, "http/1.1 100 continue\r\n\r\n");
     client.send("hello").await;
@@ -186,14 +176,11 @@ async fn a_client_that_waits_to_be_told_is_refused_without() {
 
 #[tokio::test]
 async fn interim_answers_are_the_proxys_own() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::new(upstream.address);
-    let mut client = rig.http1().await;
-    client
-        .send(&format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", rig.host()))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let Exchange {
+        mut client,
+        mut server,
+        ..
+    } = Exchange::begin("GET / HTTP/1.1\r\nHost: HOST\r\n\r\n").await;
     server
         .send(
             "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
@@ -221,14 +208,11 @@ async fn an_upstream_that_dies_in_its_answer_leaves_no_clean_end() {
             "5\r\nhello\r\n",
         ),
     ] {
-        let mut upstream = Upstream::start().await;
-        let rig = Rig::new(upstream.address);
-        let mut client = rig.http1().await;
-        client
-            .send(&format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", rig.host()))
-            .await;
-        let mut server = upstream.accept().await;
-        server.head().await;
+        let Exchange {
+            mut client,
+            mut server,
+            ..
+        } = Exchange::begin("GET / HTTP/1.1\r\nHost: HOST\r\n\r\n").await;
         server.send(answer).await;
         client.until("hello").await;
         drop(server);
@@ -265,16 +249,12 @@ async fn a_client_that_goes_away_cancels_what_it_asked_for() {
 
 #[tokio::test]
 async fn an_early_answer_ends_the_upload_and_both_connections() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::new(upstream.address);
-    let mut client = rig.http1().await;
-    client
-        .send(&format!(
-            "PUT / HTTP/1.1\r\nHost: {}\r\nContent-Length: 1000000\r\n\r\nsome",
-            rig.host()
-        ))
+    let Exchange {
+        mut client,
+        mut server,
+        ..
+    } = Exchange::begin("PUT / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 1000000\r\n\r\nsome")
         .await;
-    let mut server = upstream.accept().await;
     server.until("some").await;
     server
         .send("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
@@ -294,14 +274,12 @@ async fn an_early_answer_ends_the_upload_and_both_connections() {
 
 #[tokio::test]
 async fn a_credential_that_comes_back_is_taken_out() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::new(upstream.address);
-    let mut client = rig.http1().await;
-    client
-        .send(&format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", rig.host()))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let Exchange {
+        rig,
+        mut client,
+        mut server,
+        ..
+    } = Exchange::begin("GET / HTTP/1.1\r\nHost: HOST\r\n\r\n").await;
     server
         .send(&format!(
             "HTTP/1.1 200 OK\r\nX-Echo: Bearer {TOKEN}\r\nX-Other: ok\r\nContent-Length: 0\r\n\r\n"
@@ -317,17 +295,12 @@ async fn a_credential_that_comes_back_is_taken_out() {
 
 #[tokio::test]
 async fn a_credential_that_comes_back_in_a_trailer_is_taken_out() {
-    let mut upstream = Upstream::start().await;
-    let rig = Rig::new(upstream.address);
-    let mut client = rig.http1().await;
-    client
-        .send(&format!(
-            "GET / HTTP/1.1\r\nHost: {}\r\nTE: trailers\r\n\r\n",
-            rig.host()
-        ))
-        .await;
-    let mut server = upstream.accept().await;
-    server.head().await;
+    let Exchange {
+        rig,
+        mut client,
+        mut server,
+        ..
+    } = Exchange::begin("GET / HTTP/1.1\r\nHost: HOST\r\nTE: trailers\r\n\r\n").await;
     server
         .send(&format!(
             "HTTP/1.1 200 OK\r\nTrailer: X-Echo, X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n\

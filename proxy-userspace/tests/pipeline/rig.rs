@@ -1,6 +1,7 @@
 //! A workload with one Connector, an upstream of raw bytes, and clients of raw bytes.
 
 use std::{
+    error::Error,
     net::SocketAddr,
     sync::{
         Arc,
@@ -10,8 +11,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use http_body::Body;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use postern::{
-    admission::Admission,
+    admission::{Admission, Share},
     gate::{Policies, Prepared},
     intercept,
     limits::Tuning,
@@ -48,6 +52,8 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
 pub(crate) struct Rig {
     pub(crate) worker: Arc<Worker>,
     pub(crate) workload: Arc<Enrolment>,
+    /// The workload's connections.
+    pub(crate) share: Arc<Share>,
     upstream: SocketAddr,
     scheme: Scheme,
 }
@@ -80,6 +86,7 @@ impl Rig {
         };
         Self {
             scheme,
+            share: Share::new(&proxy.admission, &proxy.tuning, &proxy.counters),
             worker: Worker::new(Arc::new(proxy)),
             workload: Arc::new(Enrolment::new(workload, Egress::own())),
             upstream,
@@ -108,6 +115,7 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("an address");
         let (worker, workload) = (Arc::clone(&self.worker), Arc::clone(&self.workload));
+        let share = Arc::clone(&self.share);
         let policies = worker.proxy.policies.load_full();
         let routes = policies.routes(POLICY).expect("a policy");
         let ip = self.upstream.ip().to_string();
@@ -118,10 +126,12 @@ impl Rig {
             while let Ok((stream, _)) = listener.accept().await {
                 let (worker, workload) = (Arc::clone(&worker), Arc::clone(&workload));
                 let site = Arc::clone(&site);
+                let slot = Arc::new(share.enter());
+                slot.narrow();
                 tokio::spawn(async move {
                     let ended = Arc::clone(&workload);
                     tokio::select! {
-                        () = intercept::plain(worker, workload, site, version, stream) => {}
+                        () = intercept::plain(worker, workload, site, slot, version, stream) => {}
                         () = ended.ended() => {}
                     }
                 });
@@ -134,6 +144,21 @@ impl Rig {
     pub(crate) async fn http1(&self) -> Peer {
         let address = self.listen(HttpVersion::Http1).await;
         Peer(TcpStream::connect(address).await.expect("a connection"))
+    }
+
+    /// A client's connection over HTTP/2.
+    pub(crate) async fn http2<B>(&self) -> SendRequest<B>
+    where
+        B: Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let address = self.listen(HttpVersion::Http2).await;
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (sender, connection) = handshake.await.expect("a handshake");
+        tokio::spawn(connection);
+        sender
     }
 
     /// Sends bytes in which `HOST` stands for the upstream's name, and reads to the end.
@@ -249,5 +274,38 @@ impl Upstream {
     /// How many there were.
     pub(crate) fn connections(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+}
+
+/// A request that has come to the upstream.
+pub(crate) struct Exchange {
+    pub(crate) rig: Rig,
+    pub(crate) upstream: Upstream,
+    pub(crate) client: Peer,
+    pub(crate) server: Peer,
+    /// As the upstream got it, in lower case.
+    pub(crate) head: String,
+}
+
+impl Exchange {
+    /// Sends a head and what follows it; `HOST` stands for the upstream's name.
+    pub(crate) async fn begin(request: &str) -> Self {
+        Self::tuned(Tuning::default(), request).await
+    }
+
+    pub(crate) async fn tuned(tuning: Tuning, request: &str) -> Self {
+        let mut upstream = Upstream::start().await;
+        let rig = Rig::tuned(upstream.address, tuning);
+        let mut client = rig.http1().await;
+        client.send(&request.replace("HOST", &rig.host())).await;
+        let mut server = upstream.accept().await;
+        let head = server.head().await;
+        Self {
+            rig,
+            upstream,
+            client,
+            server,
+            head,
+        }
     }
 }

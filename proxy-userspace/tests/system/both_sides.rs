@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::{body::Incoming, client::conn as client, server::conn as server, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use postern::{
+    admission::Share,
     gate::{Policies, Prepared},
     intercept,
     limits::Tuning,
@@ -151,7 +152,14 @@ impl Sides {
             .context("no site")?;
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let (worker, workload) = (Arc::clone(&self.worker), Arc::clone(&self.workload));
-        tokio::spawn(intercept::tls(worker, workload, site, theirs));
+        let Proxy {
+            admission,
+            tuning,
+            counters,
+            ..
+        } = &*self.worker.proxy;
+        let slot = Arc::new(Share::new(admission, tuning, counters).enter());
+        tokio::spawn(intercept::tls(worker, workload, site, slot, theirs));
         let connector = TlsConnector::from(Arc::new(config));
         Ok(connector.connect(ServerName::try_from(HOST)?, ours).await?)
     }

@@ -1,5 +1,7 @@
 //! The pool against servers that count connections and show what they were sent.
 
+mod http2;
+
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
@@ -66,20 +68,20 @@ impl Server {
         }
     }
 
-    /// Waits for the end of connections, so many of them in all.
-    async fn ended(&self, connections: usize) {
-        for _ in 0..10_000 {
-            if self.ended.load(Ordering::Relaxed) == connections {
-                return;
-            }
-            sleep(Duration::from_millis(1)).await;
-        }
-        panic!("{:?} connections have ended", self.ended);
-    }
-
     fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
+}
+
+/// Waits until so many connections have ended.
+async fn until(ended: &AtomicUsize, connections: usize) {
+    for _ in 0..10_000 {
+        if ended.load(Ordering::Relaxed) == connections {
+            return;
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    panic!("{ended:?} connections have ended");
 }
 
 async fn serve(
@@ -115,13 +117,43 @@ fn request(method: Method, body: Body) -> Request<Body> {
     request
 }
 
-/// Sends and reads to the end, so that the connection can be given back.
-async fn exchange(
-    upstream: &Upstream,
-    egress: &Egress,
-    server: &Server,
-    request: Request<Body>,
-) -> Result<(), UpstreamError> {
+/// Postern's side of it: what is kept for one workload.
+struct Side {
+    upstream: Upstream,
+    egress: Egress,
+}
+
+impl Side {
+    fn new() -> Self {
+        Self::with(Resolver::default())
+    }
+
+    fn with(resolver: Resolver) -> Self {
+        Self {
+            upstream: Upstream::new(Arc::new(resolver), Tuning::default()),
+            egress: Egress::own(),
+        }
+    }
+
+    async fn send(
+        &self,
+        endpoint: &Endpoint,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, UpstreamError> {
+        let version = HttpVersion::Http1;
+        self.upstream
+            .send(&self.egress, endpoint, version, request)
+            .await
+    }
+
+    async fn get(&self, server: &Server) -> Result<(), UpstreamError> {
+        get(&self.upstream, &self.egress, server).await
+    }
+}
+
+/// Asks and reads to the end, so that the connection can be given back.
+async fn get(upstream: &Upstream, egress: &Egress, server: &Server) -> Result<(), UpstreamError> {
+    let request = request(Method::GET, empty());
     let response = upstream
         .send(egress, &server.endpoint, HttpVersion::Http1, request)
         .await?;
@@ -136,13 +168,8 @@ async fn exchange(
 #[tokio::test]
 async fn an_origin_server_gets_the_origin_form_and_a_host() {
     let server = Server::start(1, OK).await;
-    let (upstream, egress) = (
-        Upstream::new(Arc::default(), Tuning::default()),
-        Egress::own(),
-    );
-    exchange(&upstream, &egress, &server, request(Method::GET, empty()))
-        .await
-        .expect("an answer");
+    let side = Side::new();
+    side.get(&server).await.expect("an answer");
     let head = server.heads.lock().expect("no panic before")[0].to_ascii_lowercase();
     assert!(head.starts_with("get /v2/?n=1 http/1.1\r\n"), "{head}");
     let host = format!("\r\nhost: {}\r\n", server.endpoint.address.authority());
@@ -152,14 +179,9 @@ async fn an_origin_server_gets_the_origin_form_and_a_host() {
 #[tokio::test]
 async fn a_connection_serves_one_request_after_the_other() {
     let server = Server::start(10, OK).await;
-    let (upstream, egress) = (
-        Upstream::new(Arc::default(), Tuning::default()),
-        Egress::own(),
-    );
+    let side = Side::new();
     for _ in 0..5 {
-        exchange(&upstream, &egress, &server, request(Method::GET, empty()))
-            .await
-            .expect("an answer");
+        side.get(&server).await.expect("an answer");
     }
     assert_eq!(server.connections(), 1);
 }
@@ -167,22 +189,11 @@ async fn a_connection_serves_one_request_after_the_other() {
 #[tokio::test]
 async fn connections_of_one_connector_are_not_used_for_another() {
     let server = Server::start(10, OK).await;
-    let (upstream, egress) = (
-        Upstream::new(Arc::default(), Tuning::default()),
-        Egress::own(),
-    );
-    exchange(&upstream, &egress, &server, request(Method::GET, empty()))
-        .await
-        .expect("an answer");
+    let side = Side::new();
+    side.get(&server).await.expect("an answer");
     let mut other = server.endpoint.clone();
     other.connector = Some(ConnectorId(2));
-    upstream
-        .send(
-            &egress,
-            &other,
-            HttpVersion::Http1,
-            request(Method::GET, empty()),
-        )
+    side.send(&other, request(Method::GET, empty()))
         .await
         .expect("an answer");
     assert_eq!(server.connections(), 2);
@@ -193,14 +204,9 @@ async fn connections_of_one_workload_are_not_used_for_another() {
     let server = Server::start(10, OK).await;
     let upstream = Upstream::new(Arc::default(), Tuning::default());
     for _ in 0..2 {
-        exchange(
-            &upstream,
-            &Egress::own(),
-            &server,
-            request(Method::GET, empty()),
-        )
-        .await
-        .expect("an answer");
+        get(&upstream, &Egress::own(), &server)
+            .await
+            .expect("an answer");
     }
     assert_eq!(server.connections(), 2);
 }
@@ -215,37 +221,29 @@ async fn nothing_is_kept_for_a_workload_that_is_gone() {
         policy: PolicyId(1),
     };
     let workload = Enrolment::new(workload, Egress::own());
-    let get = async || {
-        exchange(
-            &upstream,
-            &workload.egress,
-            &server,
-            request(Method::GET, empty()),
-        )
-        .await
-        .expect("an answer");
+    let ask = async || {
+        get(&upstream, &workload.egress, &server)
+            .await
+            .expect("an answer");
     };
-    get().await;
+    ask().await;
     upstream.forget(workload.egress.id());
-    get().await;
-    get().await;
+    ask().await;
+    ask().await;
     assert_eq!(server.connections(), 2, "what was kept is forgotten");
     workload.end();
     upstream.forget(workload.egress.id());
-    get().await;
-    get().await;
+    ask().await;
+    ask().await;
     assert_eq!(server.connections(), 4, "nothing is kept any more");
 }
 
 #[tokio::test]
 async fn a_kept_connection_that_was_closed_is_replaced() {
     let server = Server::start(1, OK).await;
-    let (upstream, egress) = (
-        Upstream::new(Arc::default(), Tuning::default()),
-        Egress::own(),
-    );
+    let side = Side::new();
     for n in 1..=4 {
-        exchange(&upstream, &egress, &server, request(Method::GET, empty()))
+        side.get(&server)
             .await
             .unwrap_or_else(|error| panic!("request {n}: {error}"));
     }
@@ -262,70 +260,48 @@ async fn later(time: Duration) {
 #[tokio::test]
 async fn a_connection_that_nobody_uses_is_closed() {
     let server = Server::start(10, OK).await;
-    let (upstream, egress) = (
-        Upstream::new(Arc::default(), Tuning::default()),
-        Egress::own(),
-    );
-    exchange(&upstream, &egress, &server, request(Method::GET, empty()))
-        .await
-        .expect("an answer");
+    let side = Side::new();
+    side.get(&server).await.expect("an answer");
     later(limits::IDLE_TIME).await;
     // Whoever looks for such connections does so from time to time.
     later(limits::POOL_SWEEP).await;
-    server.ended(1).await;
+    until(&server.ended, 1).await;
     assert_eq!(server.connections(), 1);
 }
 
 #[tokio::test]
 async fn a_connection_that_is_always_in_use_is_replaced_at_its_age() {
     let server = Server::start(usize::MAX, OK).await;
-    let (upstream, egress) = (
-        Upstream::new(Arc::default(), Tuning::default()),
-        Egress::own(),
-    );
+    let side = Side::new();
     let pause = limits::IDLE_TIME / 2;
     let mut passed = Duration::ZERO;
     while passed < limits::CONNECTION_AGE {
-        exchange(&upstream, &egress, &server, request(Method::GET, empty()))
-            .await
-            .expect("an answer");
+        side.get(&server).await.expect("an answer");
         assert_eq!(server.connections(), 1, "after {passed:?}");
         later(pause).await;
         passed += pause;
     }
-    exchange(&upstream, &egress, &server, request(Method::GET, empty()))
-        .await
-        .expect("an answer");
+    side.get(&server).await.expect("an answer");
     assert_eq!(server.connections(), 2);
-    server.ended(1).await;
+    until(&server.ended, 1).await;
 }
 
 #[tokio::test]
 async fn an_early_answer_spoils_its_connection() {
     const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n";
     let server = Server::start(10, REFUSAL).await;
-    let (upstream, egress) = (
-        Upstream::new(Arc::default(), Tuning::default()),
-        Egress::own(),
-    );
+    let side = Side::new();
     // A body that never ends.
     let (_sender, receiver) = tokio::sync::mpsc::channel::<()>(1);
     let body = Endless(receiver).boxed_unsync();
-    let response = upstream
-        .send(
-            &egress,
-            &server.endpoint,
-            HttpVersion::Http1,
-            request(Method::PUT, body),
-        )
+    let response = side
+        .send(&server.endpoint, request(Method::PUT, body))
         .await
         .expect("an answer");
     assert_eq!(response.status(), 413);
     assert!(response.extensions().get::<RequestUnread>().is_some());
     response.into_body().collect().await.expect("a body");
-    exchange(&upstream, &egress, &server, request(Method::GET, empty()))
-        .await
-        .expect("an answer");
+    side.get(&server).await.expect("an answer");
     assert_eq!(server.connections(), 2);
 }
 
@@ -361,14 +337,11 @@ async fn a_name_is_followed_to_its_new_address_when_the_old_one_is_gone() {
     let write = |text: &str| files.write("hosts", text).expect("a file");
     let hosts = write("127.0.0.2 api.test\n");
     let resolver = Resolver::with_files(files.join("resolv.conf"), hosts, port);
-    let (upstream, egress) = (
-        Upstream::new(Arc::new(resolver), Tuning::default()),
-        Egress::own(),
-    );
+    let side = Side::with(resolver);
     let mut server = Server::start(0, OK).await;
     server.endpoint.address.host = "api.test".into();
     server.endpoint.address.port = port;
-    let ask = || exchange(&upstream, &egress, &server, request(Method::GET, empty()));
+    let ask = || side.get(&server);
 
     let heads = Arc::<Mutex<Vec<String>>>::default();
     let (at_old, ()) = tokio::join!(ask(), serve_once(old, Arc::clone(&heads)));
