@@ -99,6 +99,8 @@ pub const SPLICE_PROBES: u32 = 4;
 pub const SPLICE_TURN: usize = 1024 * 1024;
 /// Turns in which what is left of a connection that failed is handed over.
 pub const SPLICE_LAST_TURNS: usize = 64;
+/// Bytes that are copied before a pipe is asked for.
+pub const SPLICE_FEW: usize = 16 * 1024;
 /// Memory of a direction that is copied instead, bytes; only while bytes are on their way.
 pub const SPLICE_MEMORY: usize = 64 * 1024;
 /// A client's TLS handshake, the upstream's question about its HTTP version included.

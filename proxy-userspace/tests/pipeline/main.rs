@@ -2,6 +2,7 @@
 //! without the kernel's part: what clients and upstreams see byte for byte. Needs no right.
 
 mod certificates;
+mod descriptors;
 mod floods;
 mod frames;
 mod grpc;
