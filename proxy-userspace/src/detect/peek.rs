@@ -12,6 +12,9 @@ use crate::limits;
 ///
 /// A look ends at urgent data. What we speak has none, so nothing behind it has to be seen.
 pub(super) async fn peek(stream: &TcpStream) -> io::Result<Protocol> {
+    if let Some(protocol) = at_once(stream) {
+        return Ok(protocol);
+    }
     // One that stays silent costs no memory.
     stream.readable().await?;
     let mut buffer = vec![0; limits::PEEK_BYTES_AT_FIRST];
@@ -47,6 +50,15 @@ pub(super) async fn peek(stream: &TcpStream) -> io::Result<Protocol> {
             buffer.resize(limits::PEEK_BYTES, 0);
         }
     }
+}
+
+/// The protocol, if what is there already tells it, as it mostly does when a connection comes from
+/// the backlog. Then neither the event loop nor a timer is asked for.
+fn at_once(stream: &TcpStream) -> Option<Protocol> {
+    let mut buffer = [0; limits::PEEK_BYTES_AT_FIRST];
+    // What fails will fail again.
+    let seen = recv(stream.as_raw_fd(), &mut buffer, MsgFlags::MSG_PEEK).ok()?;
+    inspect(&buffer[..seen]).break_value()
 }
 
 /// Whether urgent data is what a look ends at: more was there before it than it shows. Such data
