@@ -1,11 +1,11 @@
 //! Any bytes as the first ones of a connection: looking at them ends, makes no name up, and says
-//! the same however much is there already.
+//! the same however much is there already. So does looking at a beginning that has to do.
 #![no_main]
 
 use std::ops::ControlFlow;
 
 use libfuzzer_sys::fuzz_target;
-use postern::detect::{Protocol, inspect};
+use postern::detect::{Protocol, inspect, inspect_beginning};
 
 /// Bytes before what a record of TLS carries (RFC 8446, section 5.1).
 const RECORD_HEADER: usize = 5;
@@ -34,6 +34,14 @@ fuzz_target!(|bytes: &[u8]| {
         }
         ControlFlow::Break(Protocol::H2c) => assert!(bytes.starts_with(b"PRI * HTTP/2.0\r\n")),
         ControlFlow::Continue(()) | ControlFlow::Break(Protocol::Opaque) => {}
+    }
+    match inspect_beginning(bytes) {
+        Protocol::Http1 { host } => {
+            let host = host.unwrap_or_default();
+            assert!(contains(bytes, host.as_bytes()), "{host} is made up");
+        }
+        Protocol::Opaque => {}
+        other => panic!("{other:?} from a beginning alone"),
     }
 });
 

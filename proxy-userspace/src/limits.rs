@@ -77,9 +77,9 @@ pub const PEEK_BYTES_AT_FIRST: usize = 2 * 1024;
 pub const CLIENT_FIRST: Duration = Duration::from_secs(3);
 /// How long that server may take for its first byte.
 pub const SERVER_FIRST: Duration = Duration::from_secs(10);
-/// Size of the pipes that connections are passed through with, bytes; 16 pages are the usual
-/// size, each for one piece of a segment.
-pub const SPLICE_PIPE_BYTES: i32 = 256 * 1024;
+/// Size of the pipes that connections are passed through with, bytes: as large as the kernel allows
+/// to everybody (`fs.pipe-max-size`), so that there are few turns and the ends are woken up seldom.
+pub const SPLICE_PIPE_BYTES: i32 = 1024 * 1024;
 /// Size below which a pipe is no better than memory: what the kernel gives to users who have
 /// many, one page or two.
 pub const SPLICE_PIPE_LEAST: i32 = 64 * 1024;
@@ -99,6 +99,8 @@ pub const SPLICE_PROBES: u32 = 4;
 pub const SPLICE_TURN: usize = 1024 * 1024;
 /// Turns in which what is left of a connection that failed is handed over.
 pub const SPLICE_LAST_TURNS: usize = 64;
+/// Bytes that are copied before a pipe is asked for.
+pub const SPLICE_FEW: usize = 16 * 1024;
 /// Memory of a direction that is copied instead, bytes; only while bytes are on their way.
 pub const SPLICE_MEMORY: usize = 64 * 1024;
 /// A client's TLS handshake, the upstream's question about its HTTP version included.

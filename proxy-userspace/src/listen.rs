@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{net::TcpListener, time::sleep};
 
 use crate::{
@@ -184,5 +185,8 @@ fn port(listener: &TcpListener) -> u16 {
 fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(addr)?;
     listener.set_nonblocking(true)?;
+    // Those that are accepted have it from their first byte on: an urgent one, as old clients
+    // send, keeps its place among the others (RFC 6093, section 6).
+    setsockopt(&listener, sockopt::OobInline, &true)?;
     Ok(listener)
 }

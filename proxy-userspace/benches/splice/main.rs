@@ -2,14 +2,16 @@
 //!
 //! A client downloads from a server in a network of its own: directly, redirected by `postern run`,
 //! and through haproxy, one after the other in each round. Client, proxy and server are processes
-//! of their own.
+//! of their own. The proxy has a processor for itself, and the two others share one on every way:
+//! were three processes to share two, what a proxy takes would be missing at the ends, and a stream
+//! through any of them would look slow.
 
 mod peer;
 #[path = "../common/series.rs"]
 mod series;
 mod world;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -29,9 +31,15 @@ struct Arguments {
     /// Bytes of one download
     #[arg(long, default_value_t = 2 * 1024 * 1024 * 1024)]
     bytes: u64,
+    /// Gigabits per second of the server that is not as fast as it can
+    #[arg(long, default_value_t = 5)]
+    gigabits: u64,
     /// Short connections of one slice, one after the other
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 2_000)]
     connections: u64,
+    /// Another `postern` to compare with, say of an earlier revision
+    #[arg(long)]
+    before: Option<PathBuf>,
     /// Cargo passes this on
     #[arg(long, hide = true)]
     bench: bool,
@@ -51,6 +59,8 @@ enum Role {
         connections: u64,
         /// How much each time
         bytes: u64,
+        /// How fast it may come, bytes per second; 0 for as fast as it can
+        rate: u64,
         /// Process id of the proxy; 0 for none, 1 for the parent
         proxy: u32,
     },
@@ -65,8 +75,16 @@ fn main() -> ExitCode {
             address,
             connections,
             bytes,
+            rate,
             proxy,
-        }) => peer::measure(address, &Load { connections, bytes }, proxy),
+        }) => {
+            let load = Load {
+                connections,
+                bytes,
+                rate,
+            };
+            peer::measure(address, &load, proxy)
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,43 +97,83 @@ fn main() -> ExitCode {
 
 #[expect(clippy::cast_precision_loss, reason = "far from 2^52")]
 fn perform(arguments: &Arguments) -> Result<()> {
-    let world = World::new()?;
-    let stream = Load {
+    let world = World::new(arguments.before.clone())?;
+    let stream = |rate| Load {
         connections: 1,
         bytes: arguments.bytes,
+        rate,
     };
+    let kinds = [
+        ("as fast as it can".to_owned(), stream(0)),
+        (
+            format!("{} Gbit/s", arguments.gigabits),
+            stream(arguments.gigabits * 125_000_000),
+        ),
+    ];
     let short = Load {
         connections: arguments.connections,
         bytes: 100,
+        rate: 0,
     };
-    let gibibytes = stream.bytes as f64 / GIBIBYTE;
-    let [mut throughput, mut cost, mut rate] = [(); 3].map(|()| Vec::<Series>::new());
+    let gibibytes = arguments.bytes as f64 / GIBIBYTE;
+    let mut streams = kinds.map(|(what, load)| (what, load, Figures::default()));
+    let mut many = Figures::default();
+    let ways = Way::ALL.into_iter().filter(|(_, way)| world.has(*way));
     for _ in 0..arguments.rounds {
-        for (what, way) in Way::ALL {
-            let took = world.client(way, &stream)?;
-            series(&mut throughput, what).push(gibibytes / took.seconds);
-            series(&mut cost, what).push(took.proxy / gibibytes);
+        for (_, load, figures) in &mut streams {
+            for (what, way) in ways.clone() {
+                let took = world.client(way, load)?;
+                series(&mut figures.rate, what).push(gibibytes / took.seconds);
+                series(&mut figures.cost, what).push(took.proxy / gibibytes);
+            }
         }
-        for (what, way) in Way::ALL {
+        for (what, way) in ways.clone() {
             let took = world.client(way, &short)?;
-            series(&mut rate, what).push(short.connections as f64 / took.seconds);
+            let connections = short.connections as f64;
+            series(&mut many.rate, what).push(connections / took.seconds);
+            series(&mut many.cost, what).push(took.proxy / connections * 1e6);
         }
     }
     println!("{} rounds: median (least to most)\n", arguments.rounds);
-    println!("| way | GiB/s | ratio | CPU seconds of the proxy per GiB |\n|---|---|---|---|");
-    let ratio = |all: &[Series], one: &Series| one.median() / all[0].median();
-    for (one, cost) in throughput.iter().zip(&cost) {
-        let (what, ratio) = (one.what, ratio(&throughput, one));
-        println!(
-            "| {what} | {} | {ratio:.3} | {} |",
-            one.show(2),
-            cost.show(3)
-        );
+    println!("| server | way | GiB/s | ratio | processor time of the proxy, s per GiB |");
+    println!("|---|---|---|---|---|");
+    for (what, _, figures) in &streams {
+        for row in figures.rows(2, 3) {
+            println!("| {what} {row}");
+        }
     }
-    println!("\n| way | connections/s | ratio |\n|---|---|---|");
-    for one in &rate {
-        let (what, ratio) = (one.what, ratio(&rate, one));
-        println!("| {what} | {} | {ratio:.3} |", one.show(0));
+    println!("\n| way | connections/s | ratio | processor time of the proxy, µs each |");
+    println!("|---|---|---|---|");
+    for row in many.rows(0, 0) {
+        println!("{row}");
     }
     Ok(())
+}
+
+/// How fast the ways were, and what they cost.
+#[derive(Default)]
+struct Figures {
+    rate: Vec<Series>,
+    cost: Vec<Series>,
+}
+
+impl Figures {
+    /// Cells of a table, with so many decimals; the first way is what the others are compared with.
+    fn rows(&self, rate: usize, cost: usize) -> impl Iterator<Item = String> {
+        let direct = self.rate.first().map_or(f64::NAN, Series::median);
+        let pairs = self.rate.iter().zip(&self.cost);
+        pairs.enumerate().map(move |(n, (one, spent))| {
+            let cost = if n == 0 {
+                "–".to_owned()
+            } else {
+                spent.show(cost)
+            };
+            let ratio = one.median() / direct;
+            format!(
+                "| {} | {} | {ratio:.3} | {cost} |",
+                one.what,
+                one.show(rate)
+            )
+        })
+    }
 }

@@ -48,7 +48,7 @@ pub fn inspect(bytes: &[u8]) -> ControlFlow<Protocol> {
 
 /// Decides from the first bytes when there is no room for more: of HTTP/1.x the fields that are
 /// complete have to do. The whole head is judged later, wherever its end is.
-fn inspect_beginning(bytes: &[u8]) -> Protocol {
+pub fn inspect_beginning(bytes: &[u8]) -> Protocol {
     let lines = bytes.windows(2).rposition(|pair| pair == b"\r\n");
     let complete = &bytes[..lines.map_or(0, |at| at + 2)];
     match inspect(&[complete, b"\r\n"].concat()) {

@@ -1,3 +1,6 @@
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 use rustls::{
     client::{EchConfig, EchGreaseConfig, EchMode},
     crypto::{
@@ -227,6 +230,35 @@ async fn a_head_beyond_the_bound_is_told_from_the_fields_within() {
         let (written, seen) = tokio::join!(client.write_all(head.as_bytes()), peek(&server));
         written.expect("room");
         assert_eq!(seen.expect("bytes"), expected);
+    }
+}
+
+/// What is behind urgent data cannot be looked at, and would be waited for.
+#[tokio::test]
+async fn nothing_is_waited_for_that_urgent_data_hides() {
+    let hello = client_hello("registry.example.com", &[]);
+    for (before, behind) in [
+        (&b"GET"[..], &b" / HTTP/1.1\r\n\r\n"[..]),
+        (&hello[..50], &hello[51..]),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        setsockopt(&listener, sockopt::OobInline, &true).expect("a socket");
+        let address = listener.local_addr().expect("an address");
+        let mut client = TcpStream::connect(address).await.expect("a connection");
+        let (server, _) = listener.accept().await.expect("a connection");
+        let sending = async {
+            client.write_all(before).await.expect("room");
+            send(client.as_raw_fd(), b"!", MsgFlags::MSG_OOB).expect("room");
+            client.write_all(behind).await.expect("room");
+        };
+        let ((), seen) = tokio::join!(sending, peek(&server));
+        assert_eq!(seen.expect("bytes"), Protocol::Opaque);
+        // Whoever passes them on does not wait for more.
+        let mut beginning = vec![0; before.len() + 1];
+        assert_eq!(
+            server.try_read(&mut beginning).expect("bytes"),
+            before.len()
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod cancelled;
 mod certificates;
+mod descriptors;
 mod floods;
 mod frames;
 mod grpc;

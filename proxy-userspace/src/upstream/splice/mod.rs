@@ -1,6 +1,7 @@
 //! Connections that no Connector wants, passed through byte for byte.
 //!
-//! The kernel moves the bytes, by splice(2) through a pipe: they are never copied to user space.
+//! Where there are many, the kernel moves the bytes, by splice(2) through a pipe: they are never
+//! copied to user space.
 //! Redirecting them in a sockmap would also spare the calls, but not a copy more. It would lose
 //! what is asked of a passthrough here: data that waits in the socket when it is added is left
 //! behind (everything that was peeked at), half-closed connections and resets are not passed on,

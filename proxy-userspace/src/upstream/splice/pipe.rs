@@ -108,19 +108,16 @@ impl Lent<'_> {
         self.held
     }
 
-    /// Takes what a socket has; 0 at its end. The pipe has to be empty: a full one could not be
-    /// told from a socket without data.
+    /// Takes what splice(2) gives of a socket; 0 if that is nothing, which does not mean that the
+    /// socket has nothing.
     pub(super) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
         let pipe = self.pipe.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         let n = from.try_io(Interest::READABLE, || {
-            Ok(splice(
-                from,
-                None,
-                &pipe.write,
-                None,
-                limits::SPLICE_TURN,
-                FLAGS,
-            )?)
+            match splice(from, None, &pipe.write, None, limits::SPLICE_TURN, FLAGS) {
+                // Lest the socket count as empty.
+                Err(Errno::EAGAIN) => Ok(0),
+                spliced => Ok(spliced?),
+            }
         })?;
         self.held += n;
         Ok(n)

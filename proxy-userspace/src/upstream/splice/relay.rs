@@ -40,6 +40,9 @@ pub async fn relay(client: TcpStream, server: TcpStream, pipes: &Pipes) -> Passe
     for stream in [&client, &server] {
         // Segments are as the sender made them; Nagle's algorithm would only delay them.
         let _ = stream.set_nodelay(true);
+        // An urgent byte keeps its place among the others (RFC 6093, section 6); without this it
+        // would be taken out.
+        let _ = setsockopt(stream, sockopt::OobInline, &true);
         keep_alive(stream);
     }
     let mut unfinished = Unfinished(Some([&client, &server]));
@@ -109,11 +112,7 @@ async fn fault(stream: &TcpStream) -> io::Error {
 struct Direction<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
-    pipes: &'a Pipes,
-    /// None while nothing is on its way.
-    carrier: Option<Carrier<'a>>,
-    /// Whether the two sockets can be spliced, as far as is known.
-    splices: bool,
+    carrier: Carrier<'a>,
     passed: u64,
 }
 
@@ -122,9 +121,7 @@ impl<'a> Direction<'a> {
         Self {
             from,
             to,
-            pipes,
-            carrier: None,
-            splices: true,
+            carrier: Carrier::new(pipes),
             passed: 0,
         }
     }
@@ -133,9 +130,9 @@ impl<'a> Direction<'a> {
     async fn run(&mut self) -> io::Result<()> {
         let mut turn = 0;
         loop {
-            match self.fill() {
+            match self.carrier.fill(self.from) {
                 Ok(0) => {
-                    self.carrier = None;
+                    self.carrier.rest();
                     return end(self.to);
                 }
                 Ok(n) => {
@@ -145,7 +142,7 @@ impl<'a> Direction<'a> {
                     turn += n;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.carrier = None;
+                    self.carrier.rest();
                     self.from.readable().await?;
                 }
                 Err(error) => return Err(error),
@@ -161,38 +158,23 @@ impl<'a> Direction<'a> {
     /// What is there is passed on as far as the other side takes it now.
     fn hand_over(&mut self) {
         for _ in 0..limits::SPLICE_LAST_TURNS {
-            if !self.drain().is_ok_and(|empty| empty) || !self.fill().is_ok_and(|n| n > 0) {
+            if !self.drain().is_ok_and(|empty| empty)
+                || !self.carrier.fill(self.from).is_ok_and(|n| n > 0)
+            {
                 return;
             }
         }
     }
 
-    /// Takes what `from` has; 0 at its end.
-    fn fill(&mut self) -> io::Result<usize> {
-        let carrier = match &mut self.carrier {
-            Some(carrier) => carrier,
-            empty => empty.insert(Carrier::new(self.pipes, self.splices)),
-        };
-        let was_pipe = carrier.is_pipe();
-        let filled = carrier.fill(self.from);
-        self.splices &= carrier.is_pipe() || !was_pipe;
-        filled
-    }
-
     /// Gives `to` what it takes; whether that was everything.
     fn drain(&mut self) -> io::Result<bool> {
-        let Some(carrier) = &mut self.carrier else {
-            return Ok(true);
-        };
-        let was_pipe = carrier.is_pipe();
-        while carrier.held() > 0 {
-            match carrier.drain(self.to) {
+        while self.carrier.held() > 0 {
+            match self.carrier.drain(self.to) {
                 Ok(n) => self.passed += n as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        self.splices &= carrier.is_pipe() || !was_pipe;
         Ok(true)
     }
 }
