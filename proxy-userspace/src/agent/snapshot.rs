@@ -144,6 +144,11 @@ impl Snapshot {
         self.decided().count()
     }
 
+    /// How many stand in for what is not decided about.
+    pub(super) fn undecided(&self) -> usize {
+        self.connectors.len() - self.connectors()
+    }
+
     /// The Connectors without those that only stand in for one.
     fn decided(&self) -> impl Iterator<Item = &Granted> {
         let all = self.connectors.iter();
