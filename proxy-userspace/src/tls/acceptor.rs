@@ -87,7 +87,8 @@ impl Interceptor {
 /// TLS 1.3 that comes after the handshake, as an error of the first read.
 pub fn is_distrust(error: &(dyn Error + 'static)) -> bool {
     use AlertDescription::{
-        AccessDenied, BadCertificate, CertificateUnknown, UnknownCA, UnsupportedCertificate,
+        AccessDenied, BadCertificate, CertificateUnknown, DecryptError, UnknownCA,
+        UnsupportedCertificate,
     };
     let mut next = Some(error);
     while let Some(error) = next {
@@ -103,6 +104,8 @@ pub fn is_distrust(error: &(dyn Error + 'static)) -> bool {
                 UnknownCA
                     | BadCertificate
                     | CertificateUnknown
+                    // Of those who trust an earlier root, which has the name of this one.
+                    | DecryptError
                     | UnsupportedCertificate
                     | AccessDenied
             );
