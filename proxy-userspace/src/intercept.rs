@@ -355,7 +355,7 @@ fn report(worker: &Worker, workload: &Enrolment, site: &Site, error: &(dyn Error
 
 /// Counts a connection that was ended because of our certificate, and says so once in a while.
 fn distrusted(worker: &Worker, workload: &Enrolment, site: &Site, sign: Sign) {
-    if !site.is_usable() {
+    if !site.is_usable() || !worker.proxy.interceptor.vouches_for(&site.host) {
         return;
     }
     Counters::add(&worker.proxy.counters.untrusting, 1);

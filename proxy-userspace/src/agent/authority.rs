@@ -198,10 +198,11 @@ async fn sign(controller: Arc<Controller>, asked: BTreeSet<String>) -> Signed {
 async fn sign_once(controller: &Controller) -> Result<Signed, SignError> {
     let key = AuthorityKey::generate()?;
     let response = controller.sign(key.request()?).await?;
+    let hosts: BTreeSet<_> = response.hosts.into_iter().collect();
     Ok(Signed {
-        authority: key.certified(response.certificate)?,
+        authority: key.certified(response.certificate, hosts.clone())?,
         scope: Scope {
-            hosts: response.hosts.into_iter().collect(),
+            hosts,
             left_out: response.left_out.into_iter().collect(),
             ..Scope::default()
         },

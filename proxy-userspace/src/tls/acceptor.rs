@@ -57,6 +57,12 @@ impl Interceptor {
         self.tickets.forget();
     }
 
+    /// Whether the authority in force may vouch for `host`. A client that does not take a
+    /// certificate for another one does as it should.
+    pub fn vouches_for(&self, host: &str) -> bool {
+        self.minter.vouches_for(host)
+    }
+
     /// The configuration for `host` that speaks `alpn` and nothing else; `None` when the
     /// client offered no protocol.
     ///
