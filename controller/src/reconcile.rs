@@ -1,16 +1,20 @@
 //! What a Connector's conditions should be: a function of the objects, and of nothing else.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use connectors::cluster::{self, Objects, Part, References, Resolution};
 use connectors::condition::{self, Condition, ConditionType, ready, reason};
 use connectors::{ConnectorId, StateError};
-use proxy_common::api::{self, GROUP};
+use proxy_common::api::{self, ConnectorStatus, GROUP};
 
 use crate::model::CONNECTORS_OF_A_NAMESPACE;
+use crate::status::says;
 
 /// Longest message of a condition, in characters; a longer one is cut.
 pub const MAX_MESSAGE: usize = 1024;
+
+/// How far the clocks of replicas may be apart: all of them write statuses.
+const CLOCKS_APART: Duration = Duration::from_mins(5);
 
 /// What is known about a Connector.
 #[derive(Debug)]
@@ -37,18 +41,29 @@ impl Outcome {
 
     /// Takes the time into account: its certificate may not be valid at this one.
     ///
-    /// Nodes are given it all the same. They decide by their own clocks, which are at hand when
-    /// the moment comes.
-    pub fn judge_time(&mut self, now: SystemTime) {
+    /// What the object says already holds if it will be so soon. A replica whose clock is ahead has
+    /// said it, and would say it again, if this one said otherwise.
+    ///
+    /// Nodes are given the certificate all the same. They decide by their own clocks, which are at
+    /// hand when the moment comes.
+    pub fn judge_time(&mut self, now: SystemTime, current: Option<&ConnectorStatus>) {
         let connector = self.resolution.connector.as_ref();
-        let Some(untimely) = connector.and_then(|it| condition::untimely(it, now)) else {
+        let Some(connector) = connector.filter(|it| it.certificate().is_some()) else {
             return;
         };
-        for condition in &mut self.conditions {
-            if condition.type_ == untimely.type_ {
-                *condition = untimely.clone();
-            }
+        let mut conditions = self.conditions.iter_mut();
+        let secret = conditions.find(|it| it.type_ == ConditionType::SecretReady);
+        let Some(secret) = secret else { return };
+        let at = |time| condition::untimely(connector, time).unwrap_or_else(|| secret.clone());
+        let soon = at(now + CLOCKS_APART);
+        let judged = match current {
+            Some(status) if says(status, &soon) => soon,
+            _ => at(now),
+        };
+        if judged == *secret {
+            return;
         }
+        *secret = judged;
         self.conditions
             .pop_if(|it| it.type_ == ConditionType::Ready);
         self.conditions.push(ready(&self.conditions));

@@ -29,6 +29,17 @@ pub fn merge(
     })
 }
 
+/// Whether a status has this condition, whenever that came about.
+pub fn says(status: &ConnectorStatus, condition: &Condition) -> bool {
+    let type_ = condition.type_.to_string();
+    status.conditions.iter().any(|it| {
+        it.type_ == type_
+            && it.status == condition.status
+            && it.reason == some(condition.reason)
+            && it.message == some(&condition.message)
+    })
+}
+
 fn transition(before: &[api::Condition], desired: &Condition, now: &str) -> api::Condition {
     let type_ = desired.type_.to_string();
     let since = before

@@ -16,4 +16,4 @@ mod world;
 
 pub use mininode::CgroupLayout;
 pub use programs::Programs;
-pub use world::{REGISTRY, World};
+pub use world::{REGISTRY, REGISTRY_ADDRESS, SECOND, World};

@@ -9,15 +9,9 @@ use serde_json::{Value, json};
 pub fn tenant(namespace: &str, user: &str, password: &str, address: &str, ca_pem: &str) -> String {
     let objects = [
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
-        service_account(namespace),
+        service_account(namespace, "default"),
         grant(namespace),
-        json!({
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "registry-authority", "namespace": namespace},
-            "type": "Opaque",
-            "stringData": {"ca.crt": ca_pem},
-        }),
+        authority(namespace, ca_pem),
         login(namespace, user, password),
         connector(namespace, address),
     ];
@@ -28,9 +22,20 @@ pub fn tenant(namespace: &str, user: &str, password: &str, address: &str, ca_pem
 pub fn bare_namespace(namespace: &str) -> String {
     list(&[
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
-        service_account(namespace),
+        service_account(namespace, "default"),
         grant(namespace),
     ])
+}
+
+/// The Secret with the authority of the registry's certificate.
+pub fn authority(namespace: &str, ca_pem: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "registry-authority", "namespace": namespace},
+        "type": "Opaque",
+        "stringData": {"ca.crt": ca_pem},
+    })
 }
 
 /// The Secret of [`tenant`]'s Connector.
@@ -68,11 +73,12 @@ pub fn list(objects: &[Value]) -> String {
     })
 }
 
-fn service_account(namespace: &str) -> Value {
+/// A service account.
+pub fn service_account(namespace: &str, name: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": {"name": "default", "namespace": namespace},
+        "metadata": {"name": name, "namespace": namespace},
     })
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::wait;
-use crate::world::{REGISTRY, REGISTRY_ADDRESS, World};
+use crate::world::{REGISTRY, REGISTRY_ADDRESS, SECOND, World};
 
 /// Whom the programs of a pod trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,20 @@ impl World {
     /// Makes a pod that runs a shell script and never restarts.
     pub fn start_pod(&self, namespace: &str, name: &str, trust: Trust, script: &str) -> Result<()> {
         let pod = self.pod(namespace, name, trust, script);
+        self.apply(&pod.to_string())
+    }
+
+    /// The same with a service account of its own.
+    pub fn start_pod_as(
+        &self,
+        account: &str,
+        namespace: &str,
+        name: &str,
+        trust: Trust,
+        script: &str,
+    ) -> Result<()> {
+        let mut pod = self.pod(namespace, name, trust, script);
+        pod["spec"]["serviceAccountName"] = account.into();
         self.apply(&pod.to_string())
     }
 
@@ -125,7 +139,7 @@ impl World {
                 "nodeName": self.node.name(),
                 "restartPolicy": "Never",
                 "terminationGracePeriodSeconds": 1,
-                "hostAliases": [{"ip": REGISTRY_ADDRESS, "hostnames": [REGISTRY]}],
+                "hostAliases": [{"ip": REGISTRY_ADDRESS, "hostnames": [REGISTRY, SECOND]}],
                 "containers": [{
                     "name": "main",
                     "image": mininode::CLIENT,

@@ -17,8 +17,10 @@ use crate::wait;
 
 /// The registry's name, at port 443 of [`REGISTRY_ADDRESS`].
 pub const REGISTRY: &str = "registry.example.com";
+/// Another name of [`REGISTRY_ADDRESS`].
+pub const SECOND: &str = "second.example.com";
 /// The registry's address, for documentation (RFC 5737).
-pub(crate) const REGISTRY_ADDRESS: &str = "192.0.2.10";
+pub const REGISTRY_ADDRESS: &str = "192.0.2.10";
 
 const NAMESPACE: &str = "postern-system";
 const SERVICE: &str = "postern-controller.postern-system.svc";
@@ -65,6 +67,7 @@ impl World {
         let address = REGISTRY_ADDRESS.parse().context("not an address")?;
         let network = SandboxOptions::default()
             .host(REGISTRY, address)
+            .host(SECOND, address)
             .host(SERVICE, [127, 0, 0, 1].into());
         let node = Node::start(mininode::Options {
             network,

@@ -1,7 +1,9 @@
 //! From an accepted connection to its requests: decides between interception and splicing,
 //! terminates TLS, and runs the HTTP server.
 
-use std::{convert::Infallible, error::Error, io, net::SocketAddr, pin::pin, sync::Arc};
+use std::{
+    convert::Infallible, error::Error, io, net::SocketAddr, pin::pin, sync::Arc, time::SystemTime,
+};
 
 use http::StatusCode;
 use hyper::{body::Incoming, server::conn, service::service_fn};
@@ -132,11 +134,13 @@ async fn pass(
     }
 }
 
-/// Whether the workload's connections to a site go through untouched, because it does not
-/// trust Postern and the Connectors there allow that.
+/// Whether the workload's connections to a site go through untouched: because it does not trust
+/// Postern and the Connectors there allow that, or because they fail open and have no certificate
+/// that is valid.
 pub fn passes(worker: &Worker, workload: &Enrolment, site: &Site) -> bool {
     let untrusting = &worker.proxy.interceptor.untrusting;
     site.may_pass() && untrusting.passes(workload, &site.host)
+        || site.is_left_alone(SystemTime::now())
 }
 
 /// Terminates TLS for a site and serves what is inside.
@@ -360,7 +364,7 @@ fn report(worker: &Worker, workload: &Enrolment, site: &Site, error: &(dyn Error
 
 /// Counts a connection that was ended because of our certificate, and says so once in a while.
 fn distrusted(worker: &Worker, workload: &Enrolment, site: &Site, sign: Sign) {
-    if !site.is_usable() {
+    if !site.is_usable() || !worker.proxy.interceptor.vouches_for(&site.host) {
         return;
     }
     Counters::add(&worker.proxy.counters.untrusting, 1);

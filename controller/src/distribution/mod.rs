@@ -15,6 +15,7 @@ mod listener;
 mod newest;
 mod service;
 mod session;
+mod signatures;
 
 use std::sync::Arc;
 

@@ -381,7 +381,7 @@ impl Model {
             self.dated.remove(key);
         }
         if let Ok(now) = now.parse::<Timestamp>() {
-            outcome.judge_time(now.into());
+            outcome.judge_time(now.into(), object.status.as_ref());
         }
         let fault = self.unreadable.get(key);
         if let Some(fault) = fault {

@@ -316,3 +316,46 @@ fn a_certificate_expires_without_any_change() {
     model.remove_connector(&api(), AFTER);
     assert_eq!(model.look_at_clock(DURING), Effects::default());
 }
+
+#[test]
+fn replicas_whose_clocks_differ_agree_on_a_certificate() {
+    let of = |valid: std::ops::Range<i64>| HeldSecret {
+        data: pair(valid),
+        ..held("", "1")
+    };
+    // What a replica with this clock writes when the object has this status.
+    let writes = |secret: HeldSecret, status: Option<&ConnectorStatus>, now: &str| {
+        let mut model = Model::new().expect("randomness");
+        model.upsert_class(mutual(), now);
+        let key = Key::new("team", "pair");
+        model.upsert_connector(manifest("api", &identified()), now);
+        model.upsert_secret(key, secret, now);
+        let mut object = manifest("api", &identified());
+        object.status = status.cloned();
+        let mut effects = model.upsert_connector(object, now);
+        effects.statuses.remove(&api())
+    };
+    let is_ready = |status: &ConnectorStatus| {
+        let mut conditions = status.conditions.iter();
+        let ready = conditions.find(|it| it.type_ == "Ready");
+        ready.expect("it is always there").status == True
+    };
+    // From one o'clock to ten o'clock.
+    let secret = || of(60 * 60..10 * 60 * 60);
+    for (ahead, behind, far_behind, expected) in [
+        ("01:00:01", "00:58:00", "00:30:00", true),
+        ("10:00:01", "09:58:00", "09:30:00", false),
+    ] {
+        let at = |time: &str| format!("1970-01-01T{time}Z");
+        let first = writes(secret(), None, &at(ahead)).expect("a status");
+        assert_eq!(is_ready(&first), expected, "{ahead}");
+        let second = writes(secret(), Some(&first), &at(behind));
+        assert_eq!(second, None, "{behind}");
+        // One of the two clocks is wrong, and somebody has to look.
+        let other = writes(secret(), Some(&first), &at(far_behind)).expect("a status");
+        assert_eq!(is_ready(&other), !expected, "{far_behind}");
+        // Whoever is ahead is heard at once.
+        let again = writes(secret(), Some(&other), &at(ahead));
+        assert_eq!(again.as_ref().map(is_ready), Some(expected), "{ahead}");
+    }
+}

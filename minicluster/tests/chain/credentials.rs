@@ -14,6 +14,15 @@ async fn a_pod_pushes_and_pulls_and_no_secret_shows() -> Result<()> {
         .run_pod(TEAM, "client", Trust::Postern, PUSH_AND_PULL)
         .await?;
     succeeded(&pod, "pulled")?;
+    wait::until("what was counted", async || {
+        let status = world.agent_status()?;
+        let count = |side: &str, name: &str| status[side][name].as_u64();
+        let is_counted = count("kernel", "redirected") > Some(0)
+            && count("proxy", "injected") > Some(0)
+            && count("kernel", "dns_unasked") == Some(0);
+        Ok(is_counted.then_some(()))
+    })
+    .await?;
 
     // Somebody else's pod goes to the registry itself.
     world.apply(&manifests::bare_namespace("team-b"))?;

@@ -1,8 +1,10 @@
 //! The whole chain: what a user applies reaches a pod's next connection.
 
 mod agents;
+mod certificates;
 mod controllers;
 mod credentials;
+mod grants;
 mod pending;
 mod pods;
 mod refusals;

@@ -35,6 +35,8 @@ struct Signed {
 /// What an authority is good for.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Scope {
+    /// The hosts for whose sake it was asked for.
+    asked: BTreeSet<String>,
     /// The hosts that it may vouch for.
     hosts: BTreeSet<String>,
     /// The hosts that the certificate has no room for.
@@ -46,6 +48,12 @@ impl Scope {
     fn settles(&self, hosts: &BTreeSet<String>) -> bool {
         let mut hosts = hosts.iter();
         hosts.all(|host| self.hosts.contains(host) || self.left_out.contains(host))
+    }
+
+    /// Whether another authority may have room for one of these hosts that this one has none for,
+    /// because some that it was asked for are not wanted any more.
+    fn may_have_room(&self, hosts: &BTreeSet<String>) -> bool {
+        !self.left_out.is_disjoint(hosts) && !self.asked.is_subset(hosts)
     }
 
     /// Says what has no room, unless the authority before said so.
@@ -70,8 +78,6 @@ impl Scope {
 pub(super) struct Signer {
     controller: Arc<Controller>,
     scope: Scope,
-    /// The hosts for whose sake it was last asked for.
-    asked: BTreeSet<String>,
     signed: Option<Instant>,
     /// When the one in force needs no successor, by the wall clock.
     prime: Range<SystemTime>,
@@ -83,7 +89,6 @@ impl Signer {
         Self {
             controller,
             scope: Scope::default(),
-            asked: BTreeSet::new(),
             signed: None,
             prime: SystemTime::UNIX_EPOCH..SystemTime::UNIX_EPOCH,
             running: None,
@@ -95,9 +100,9 @@ impl Signer {
         self.signed.is_some() && self.scope.settles(hosts)
     }
 
-    /// Whether the last request was for the sake of these hosts.
+    /// Whether the authority in force was asked for for the sake of these hosts.
     pub(super) fn was_asked_for(&self, hosts: &BTreeSet<String>) -> bool {
-        self.asked == *hosts
+        self.scope.asked == *hosts
     }
 
     /// When the authority in force was signed; `None` when there is none.
@@ -112,19 +117,20 @@ impl Signer {
 
     /// Has the authority signed unless the one in force is good for these hosts. The controller
     /// names the hosts that it signs for, and those that have no room: about these it is not asked
-    /// again. While it does not know some of them, it is not asked about the same ones all the time.
+    /// again before others have made some. While it does not know some of them, it is not asked
+    /// about the same ones all the time.
     pub(super) fn want(&mut self, hosts: &BTreeSet<String>) {
         let good = self.signed.is_some_and(|at| {
             let age = at.elapsed();
-            let asked_just_now = age < limits::SIGN_AGAIN && *hosts == self.asked;
+            let asked_just_now = age < limits::SIGN_AGAIN && *hosts == self.scope.asked;
             // A clock that is wrong by days finds fault with every authority.
             let timely = age < limits::SIGN_UNTIMELY || self.prime.contains(&SystemTime::now());
-            asked_just_now || timely && age < limits::AUTHORITY_AGE && self.scope.settles(hosts)
+            let settles = self.scope.settles(hosts) && !self.scope.may_have_room(hosts);
+            asked_just_now || timely && age < limits::AUTHORITY_AGE && settles
         });
         if !good && self.running.is_none() {
-            self.asked.clone_from(hosts);
             let controller = Arc::clone(&self.controller);
-            self.running = Some(tokio::spawn(sign(controller)));
+            self.running = Some(tokio::spawn(sign(controller, hosts.clone())));
         }
     }
 
@@ -139,15 +145,20 @@ impl Signer {
         match done {
             Ok(signed) => {
                 let Signed { authority, scope } = signed;
-                scope.complain(&self.scope);
-                self.scope = scope;
-                self.signed = Some(Instant::now());
-                self.prime = authority.prime();
+                self.replace(scope, authority.prime());
                 authority
             }
             // It panicked, or the runtime ends; whoever still wants it asks again.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Another authority is in force.
+    fn replace(&mut self, scope: Scope, prime: Range<SystemTime>) {
+        scope.complain(&self.scope);
+        self.scope = scope;
+        self.signed = Some(Instant::now());
+        self.prime = prime;
     }
 }
 
@@ -161,12 +172,15 @@ impl Drop for Signer {
 
 /// Asks until there is an answer. What the certificate is good for is the controller's to
 /// decide, so the question stays the same.
-async fn sign(controller: Arc<Controller>) -> Signed {
+async fn sign(controller: Arc<Controller>, asked: BTreeSet<String>) -> Signed {
     let mut delays = delays();
     let mut last_reason = String::new();
     loop {
         match sign_once(&controller).await {
-            Ok(signed) => return signed,
+            Ok(mut signed) => {
+                signed.scope.asked = asked;
+                return signed;
+            }
             // The stream comes first, and says itself why it does not come.
             Err(SignError::Controller(ControllerError::Away(_))) => {}
             Err(error) => {
@@ -184,11 +198,13 @@ async fn sign(controller: Arc<Controller>) -> Signed {
 async fn sign_once(controller: &Controller) -> Result<Signed, SignError> {
     let key = AuthorityKey::generate()?;
     let response = controller.sign(key.request()?).await?;
+    let hosts: BTreeSet<_> = response.hosts.into_iter().collect();
     Ok(Signed {
-        authority: key.certified(response.certificate)?,
+        authority: key.certified(response.certificate, hosts.clone())?,
         scope: Scope {
-            hosts: response.hosts.into_iter().collect(),
+            hosts,
             left_out: response.left_out.into_iter().collect(),
+            ..Scope::default()
         },
     })
 }
@@ -196,6 +212,7 @@ async fn sign_once(controller: &Controller) -> Result<Signed, SignError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{agent::Options, datapath::Succession, limits::Tuning};
 
     fn hosts(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|&name| name.to_owned()).collect()
@@ -204,11 +221,65 @@ mod tests {
     #[test]
     fn hosts_without_room_are_not_asked_about_again_and_new_ones_are() {
         let scope = Scope {
+            asked: hosts(&["a.example", "b.example", "z.example"]),
             hosts: hosts(&["a.example", "b.example"]),
             left_out: hosts(&["z.example"]),
         };
         assert!(scope.settles(&hosts(&["a.example", "z.example"])));
         assert!(!scope.settles(&hosts(&["a.example", "new.example"])));
         assert!(!Scope::default().settles(&hosts(&["a.example"])));
+    }
+
+    /// With an authority that was signed a moment ago, for the sake of `asked`.
+    fn signer(asked: &[&str], signed: &[&str], left_out: &[&str]) -> Signer {
+        let controller = Controller::new(&Options {
+            node: "node-1".into(),
+            controller: "controller.test:8443".into(),
+            api_server: None,
+            controller_ca: "/dev/null".into(),
+            token_file: "/dev/null".into(),
+            cgroup_root: None,
+            pins: "/dev/null".into(),
+            succession: Succession::Refuse,
+            run_directory: "/dev/null".into(),
+            tuning: Tuning::default(),
+        });
+        let mut signer = Signer::new(controller);
+        let scope = Scope {
+            asked: hosts(asked),
+            hosts: hosts(signed),
+            left_out: hosts(left_out),
+        };
+        let now = SystemTime::now();
+        signer.replace(scope, now..now + limits::AUTHORITY_AGE);
+        signer.signed = Instant::now().checked_sub(2 * limits::SIGN_AGAIN);
+        signer
+    }
+
+    /// Whether the controller is asked again when these hosts are wanted.
+    fn asks(mut signer: Signer, wanted: &[&str]) -> bool {
+        signer.want(&hosts(wanted));
+        signer.running.is_some()
+    }
+
+    #[tokio::test]
+    async fn it_is_asked_again_when_a_host_that_was_left_out_may_have_room() {
+        let all = ["a.example", "b.example", "z.example"];
+        let full = || signer(&all, &["a.example", "b.example"], &["z.example"]);
+        assert!(!asks(full(), &all));
+        // Somebody else is granted what was wanted, and there is room.
+        assert!(asks(full(), &["a.example", "z.example"]));
+        // Nobody waits for room.
+        assert!(!asks(full(), &["a.example"]));
+        // The controller knows more hosts than this version understands, and signs for them.
+        let more = signer(&all[..2], &["a.example", "odd.example"], &["b.example"]);
+        assert!(!asks(more, &all[..2]));
+    }
+
+    #[tokio::test]
+    async fn it_is_asked_for_hosts_that_it_was_not_asked_for() {
+        let signer = || signer(&["a.example"], &["a.example"], &[]);
+        assert!(!asks(signer(), &["a.example"]));
+        assert!(asks(signer(), &["a.example", "b.example"]));
     }
 }

@@ -327,7 +327,7 @@ impl Agent {
                 connected: *self.connected.borrow(),
             };
             if told_last.is_news(facts) {
-                self.report(Some((pods, first.are_served())));
+                self.report(Some((node, pods, first.are_served())));
             } else {
                 self.board.update(|_| {});
             }
@@ -426,7 +426,7 @@ impl Agent {
         .collect()
     }
 
-    fn report(&self, serving: Option<(&Pods, bool)>) {
+    fn report(&self, serving: Option<(&Node, &Pods, bool)>) {
         let unsigned = match self.signer.hosts() {
             Some(signed) => self.snapshot.hosts().difference(signed).count(),
             None => self.snapshot.hosts().len(),
@@ -436,11 +436,17 @@ impl Agent {
             status.connected = *self.connected.borrow();
             status.state_version = self.snapshot.version();
             status.connectors = self.snapshot.connectors();
+            status.undecided = self.snapshot.undecided();
             status.unsigned_hosts = unsigned;
             status.connections = Counters::read(&counters.open);
             status.injected = Counters::read(&counters.injected);
             status.untrusting = self.untrusting();
-            if let Some((pods, ready)) = serving {
+            status.proxy = status::counters(&**counters);
+            if let Some((node, pods, ready)) = serving {
+                // What cannot be read now is what it was a second ago.
+                if let Ok(stats) = node.stats() {
+                    status.kernel = status::counters(&stats);
+                }
                 status.ready = ready;
                 status.pods = pods.enrolled();
                 status.waiting_pods = pods.waiting(&self.snapshot);

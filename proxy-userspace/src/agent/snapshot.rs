@@ -1,7 +1,7 @@
 //! What the controller said about this node.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     iter,
     net::IpAddr,
     sync::Arc,
@@ -21,7 +21,7 @@ use crate::{
 
 /// What is added to the number of a Connector for the part of it that is refused because nobody
 /// vouches for it. The controller's numbers are smaller, but for those of stand-ins, of which no
-/// part is served.
+/// part is served; those of an older one may be any.
 const UNSIGNED: u32 = 1 << 30;
 
 /// A pod of the node, as the controller sees it.
@@ -144,6 +144,11 @@ impl Snapshot {
         self.decided().count()
     }
 
+    /// How many stand in for what is not decided about.
+    pub(super) fn undecided(&self) -> usize {
+        self.connectors.len() - self.connectors()
+    }
+
     /// The Connectors without those that only stand in for one.
     fn decided(&self) -> impl Iterator<Item = &Granted> {
         let all = self.connectors.iter();
@@ -209,9 +214,11 @@ impl Snapshot {
     /// pods are moved one by one, and must not be without any meanwhile. One that is held grants
     /// all that it did.
     pub(super) fn grants(&self, signed: &BTreeSet<String>) -> BTreeMap<PolicyId, Vec<Granted>> {
-        let signed = |all: &BTreeMap<ConnectorId, Granted>| -> BTreeMap<ConnectorId, Vec<Granted>> {
+        let all = self.connectors.keys().chain(self.removed.keys());
+        let mut numbers = Numbers(all.copied().collect());
+        let mut signed = |all: &BTreeMap<ConnectorId, Granted>| -> BTreeMap<_, _> {
             all.iter()
-                .map(|(id, granted)| (*id, as_far_as_signed(granted, signed)))
+                .map(|(id, granted)| (*id, as_far_as_signed(granted, signed, &mut numbers)))
                 .collect()
         };
         let (connectors, removed) = (signed(&self.connectors), signed(&self.removed));
@@ -233,11 +240,30 @@ impl Snapshot {
     }
 }
 
+/// The numbers that stand for something.
+struct Numbers(HashSet<ConnectorId>);
+
+impl Numbers {
+    /// One for the part of a Connector that is refused: it is nobody else's, and the same each time
+    /// unless an older controller has given it to a Connector.
+    fn of_unsigned(&mut self, id: ConnectorId) -> ConnectorId {
+        let mut number = id.0 | UNSIGNED;
+        while number == 0 || !self.0.insert(ConnectorId(number)) {
+            number = number.wrapping_add(1);
+        }
+        ConnectorId(number)
+    }
+}
+
 /// A Connector while the node's authority may vouch for `signed` alone. Addresses that nobody can
 /// vouch for are refused, or left alone if the Connector fails open: all of them while that is so
 /// for its own one, else the extensions in question. A Connector that is refused anyway is refused
 /// at all of its addresses.
-fn as_far_as_signed(granted: &Granted, signed: &BTreeSet<String>) -> Vec<Granted> {
+fn as_far_as_signed(
+    granted: &Granted,
+    signed: &BTreeSet<String>,
+    numbers: &mut Numbers,
+) -> Vec<Granted> {
     let connector = &granted.connector;
     let is_signed = |address: &Address| signed.contains(&address.host);
     let is_closed = connector.failure_policy == FailurePolicy::Closed;
@@ -268,7 +294,7 @@ fn as_far_as_signed(granted: &Granted, signed: &BTreeSet<String>) -> Vec<Granted
     let mut unsigned = unsigned.into_iter();
     let refused = unsigned.next().filter(|_| is_closed).map(|address| {
         refuse(Arc::new(Connector {
-            id: ConnectorId(connector.id.0 | UNSIGNED),
+            id: numbers.of_unsigned(connector.id),
             address,
             extensions: unsigned.collect(),
             credential: None,

@@ -2,6 +2,8 @@
 //! of the node's.
 
 use std::{
+    collections::BTreeMap,
+    fmt::Display,
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -37,7 +39,11 @@ pub struct Status {
     pub state_version: Option<u64>,
     /// Connectors in it.
     pub connectors: usize,
-    /// Hosts of Connectors that wait for the controller to sign this node's authority for them.
+    /// Stand-ins for Connectors of which it is not known yet whether pods are granted them.
+    #[serde(default)]
+    pub undecided: usize,
+    /// Hosts of Connectors that wait for the controller to sign this node's authority for them, or
+    /// that it has no room for.
     pub unsigned_hosts: usize,
     /// Pods that are served.
     pub pods: usize,
@@ -50,6 +56,13 @@ pub struct Status {
     /// Pods that did not trust Postern's certificates of late.
     #[serde(default)]
     pub untrusting: Vec<Untrusting>,
+    /// The proxy's counters, since the agent started.
+    #[serde(default)]
+    pub proxy: BTreeMap<String, u64>,
+    /// The kernel's counters, since the first agent of this version of the maps; empty while this
+    /// one serves nobody.
+    #[serde(default)]
+    pub kernel: BTreeMap<String, u64>,
 }
 
 /// A pod that ended connections to a host because of Postern's certificate.
@@ -62,6 +75,17 @@ pub struct Untrusting {
     pub host: String,
     /// How many.
     pub connections: u64,
+}
+
+/// Counters by name, of a text with `name=value` words: that of `--stats` is the one place that
+/// names them all.
+pub(super) fn counters(text: &impl Display) -> BTreeMap<String, u64> {
+    let text = text.to_string();
+    let words = text.split([' ', ';']);
+    words
+        .filter_map(|word| word.split_once('='))
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .collect()
 }
 
 /// Why an agent cannot be asked.
@@ -229,7 +253,36 @@ pub async fn ask(directory: &Path) -> Result<Status, StatusError> {
 
 #[cfg(test)]
 mod tests {
+    use proxy_common::maps::Stats;
+
     use super::*;
+    use crate::telemetry::Counters;
+
+    #[test]
+    fn every_counter_has_its_name() {
+        let stats = Stats {
+            connects: 3,
+            dns_unasked: 7,
+            learned_full: u64::MAX,
+            ..Stats::default()
+        };
+        let kernel = counters(&stats);
+        assert_eq!(kernel.len(), size_of::<Stats>() / size_of::<u64>());
+        let value = |name: &str| kernel.get(name).copied();
+        assert_eq!(value("connects"), Some(3));
+        assert_eq!(value("dns_unasked"), Some(7));
+        assert_eq!(value("learned_full"), Some(u64::MAX));
+
+        let proxy = Counters::default();
+        Counters::add(&proxy.failed_accepts, 2);
+        Counters::add(&proxy.scrubbed, 5);
+        let proxy = counters(&proxy);
+        let value = |name: &str| proxy.get(name).copied();
+        // The last one of each part.
+        assert_eq!(value("failed_accepts"), Some(2));
+        assert_eq!(value("scrubbed"), Some(5));
+        assert_eq!(value("accepted"), Some(0));
+    }
 
     #[test]
     fn a_turn_that_changes_nothing_is_no_news() {

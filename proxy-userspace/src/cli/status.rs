@@ -69,6 +69,7 @@ fn print(status: &AgentStatus) {
         ),
         ("state", version.unwrap_or_else(|| "none yet".into())),
         ("connectors", status.connectors.to_string()),
+        ("undecided", status.undecided.to_string()),
         ("unsigned hosts", status.unsigned_hosts.to_string()),
         ("pods served", status.pods.to_string()),
         ("pods waiting", status.waiting_pods.to_string()),
@@ -76,6 +77,13 @@ fn print(status: &AgentStatus) {
         ("requests with credential", status.injected.to_string()),
     ] {
         println!("{name:<26}{value}");
+    }
+    for (name, counters) in [("proxy", &status.proxy), ("kernel", &status.kernel)] {
+        let counted = counters.iter().filter(|(_, count)| **count > 0);
+        let counted: Vec<_> = counted
+            .map(|(name, count)| format!("{name}={count}"))
+            .collect();
+        println!("{name:<26}{}", counted.join(" "));
     }
     for pod in &status.untrusting {
         println!(

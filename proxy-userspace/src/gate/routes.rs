@@ -3,13 +3,15 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::SystemTime,
 };
 
+use connectors::Validity;
 use http::uri::Authority;
 
 use crate::{
     credential::Injector,
-    state::{Address, Connector, ConnectorId, OnUntrustedCa, Scheme},
+    state::{Address, Connector, ConnectorId, FailurePolicy, OnUntrustedCa, Scheme},
     tls::{ConnectorTls, Roots, TlsError, UpstreamTls},
     upstream::Endpoint,
     workload::PolicyId,
@@ -262,6 +264,19 @@ impl Site {
         })
     }
 
+    /// Whether connections to the site are left alone at this time: all Connectors on it fail open,
+    /// and none of them has a certificate that is valid. The kernel leaves those alone that it can
+    /// tell from others; where Connectors share a port of an address, it cannot.
+    pub fn is_left_alone(&self, now: SystemTime) -> bool {
+        self.targets.iter().all(|target| {
+            let connector = &target.connector;
+            let is_untimely = connector
+                .certificate()
+                .is_some_and(|it| it.validity(now) != Validity::Current);
+            target.usable && is_untimely && connector.failure_policy == FailurePolicy::Open
+        })
+    }
+
     /// Whether any Connector on it is in force. Nobody vouches for the host of one that is not,
     /// so it says nothing about a client that it does not trust our certificate.
     pub fn is_usable(&self) -> bool {
@@ -279,9 +294,7 @@ impl Site {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{
-        ClientAuthorization, ClientCertificate, Credential, FailurePolicy, Protocol,
-    };
+    use crate::state::{ClientAuthorization, ClientCertificate, Credential, Protocol};
 
     fn connector(id: u32, path: &str) -> Arc<Connector> {
         Arc::new(Connector {

@@ -57,6 +57,12 @@ impl Interceptor {
         self.tickets.forget();
     }
 
+    /// Whether the authority in force may vouch for `host`. A client that does not take a
+    /// certificate for another one does as it should.
+    pub fn vouches_for(&self, host: &str) -> bool {
+        self.minter.vouches_for(host)
+    }
+
     /// The configuration for `host` that speaks `alpn` and nothing else; `None` when the
     /// client offered no protocol.
     ///
@@ -87,7 +93,8 @@ impl Interceptor {
 /// TLS 1.3 that comes after the handshake, as an error of the first read.
 pub fn is_distrust(error: &(dyn Error + 'static)) -> bool {
     use AlertDescription::{
-        AccessDenied, BadCertificate, CertificateUnknown, UnknownCA, UnsupportedCertificate,
+        AccessDenied, BadCertificate, CertificateUnknown, DecryptError, UnknownCA,
+        UnsupportedCertificate,
     };
     let mut next = Some(error);
     while let Some(error) = next {
@@ -103,6 +110,8 @@ pub fn is_distrust(error: &(dyn Error + 'static)) -> bool {
                 UnknownCA
                     | BadCertificate
                     | CertificateUnknown
+                    // Of those who trust an earlier root, which has the name of this one.
+                    | DecryptError
                     | UnsupportedCertificate
                     | AccessDenied
             );

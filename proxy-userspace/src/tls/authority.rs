@@ -8,6 +8,7 @@
 //! never leaves memory.
 
 use std::{
+    collections::BTreeSet,
     ops::Range,
     time::{Duration, SystemTime},
 };
@@ -28,6 +29,7 @@ const LIFE: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// Signs leaf certificates for a fixed set of hosts.
 pub struct Authority {
+    hosts: BTreeSet<String>,
     intermediate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
     valid: Range<SystemTime>,
@@ -49,8 +51,12 @@ impl AuthorityKey {
         Ok(request.der().to_vec())
     }
 
-    /// The authority that `certificate` (DER) makes of it.
-    pub fn certified(self, certificate: Vec<u8>) -> Result<Authority, TlsError> {
+    /// The authority that `certificate` (DER) makes of it, which is limited to `hosts`.
+    pub fn certified(
+        self,
+        certificate: Vec<u8>,
+        hosts: BTreeSet<String>,
+    ) -> Result<Authority, TlsError> {
         let intermediate = CertificateDer::from(certificate);
         let issuer = Issuer::from_ca_cert_der(&intermediate, self.0).map_err(own_failure)?;
         let (_, parsed) = parse_x509_certificate(&intermediate)
@@ -59,6 +65,7 @@ impl AuthorityKey {
         let valid =
             validity.not_before.to_datetime().into()..validity.not_after.to_datetime().into();
         Ok(Authority {
+            hosts,
             intermediate,
             issuer,
             valid,
@@ -85,6 +92,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let intermediate = params.signed_by(&key, &root_issuer).map_err(own_failure)?;
         let authority = Self {
+            hosts: hosts.iter().cloned().collect(),
             intermediate: intermediate.der().clone(),
             valid: params.not_before.into()..params.not_after.into(),
             issuer: Issuer::new(params, key),
@@ -97,6 +105,11 @@ impl Authority {
         let Range { start, end } = self.valid;
         let life = end.duration_since(start).unwrap_or_default();
         start..end - life / 3
+    }
+
+    /// Whether clients that trust the root accept a certificate of this authority for `host`.
+    pub(super) fn vouches_for(&self, host: &str) -> bool {
+        self.hosts.contains(host)
     }
 
     /// A certificate for `host`, which has to be one of the authority's, and for the key; valid

@@ -62,6 +62,15 @@ impl Minter {
         };
     }
 
+    /// Whether the authority that signs now may vouch for `host`.
+    pub(super) fn vouches_for(&self, host: &str) -> bool {
+        let signed = self.lock();
+        signed
+            .authority
+            .as_ref()
+            .is_some_and(|it| it.vouches_for(host))
+    }
+
     /// The certificate for `host`, from the cache or made now.
     pub(super) fn leaf(&self, host: &str) -> Result<Arc<CertifiedKey>, TlsError> {
         self.leaf_at(host, SystemTime::now())

@@ -296,3 +296,20 @@ fn a_session_is_resumed_with_the_same_host_and_authority_only() {
         assert_eq!(connects("b.test"), resumable, "{version:?}");
     }
 }
+
+#[test]
+fn an_authority_vouches_for_its_own_hosts_until_another_one_signs() {
+    let interceptor = Interceptor::new().expect("an interceptor");
+    assert!(!interceptor.vouches_for("a.test"), "nobody signs");
+    interceptor.set_authority(authority().0);
+    for host in HOSTS {
+        assert!(interceptor.vouches_for(host), "{host}");
+    }
+    assert!(!interceptor.vouches_for("c.test"));
+    let key = AuthorityKey::generate().expect("a key");
+    let (_, root) = authority();
+    // Whatever it says: the controller that signed it has named the hosts.
+    let other = key.certified(root.to_vec(), ["c.test".to_owned()].into());
+    interceptor.set_authority(other.expect("an authority"));
+    assert!(interceptor.vouches_for("c.test") && !interceptor.vouches_for("a.test"));
+}

@@ -103,8 +103,9 @@ impl Enrolment {
 
     /// Does some work until `end`, which waits for `phase` first.
     ///
-    /// Work is looked at for each request, and the wait costs a lock each time. Once is enough
-    /// until the phase has come: a task stays registered with it.
+    /// Work is looked at for each request, and the wait costs a lock each time. Once is enough in
+    /// each phase: a task stays registered until the phase changes, which wakes it, whether or not
+    /// that is the one that it waits for.
     async fn unless<T>(
         &self,
         phase: Phase,
@@ -113,15 +114,16 @@ impl Enrolment {
     ) -> Option<T> {
         // Must not be put off, or the task would not be registered.
         let mut end = pin!(unconstrained(end));
-        let mut registered = false;
+        let mut registered_in = None;
         poll_fn(|context| {
             if let Poll::Ready(done) = work.as_mut().poll(context) {
                 return Poll::Ready(Some(done));
             }
-            if registered && !self.has_reached(phase) {
+            let now = self.phase_now.load(Ordering::Acquire);
+            if now < phase as u8 && registered_in == Some(now) {
                 return Poll::Pending;
             }
-            registered = true;
+            registered_in = Some(now);
             end.as_mut().poll(context).map(|()| None)
         })
         .await
@@ -147,5 +149,71 @@ impl Enrolment {
             .subscribe()
             .wait_for(|phase| *phase >= wanted)
             .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{pending, ready},
+        sync::Arc,
+        task::{Context, Wake, Waker},
+    };
+
+    use super::*;
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Woken {
+        fn take(&self) -> bool {
+            self.0.swap(0, Ordering::Relaxed) > 0
+        }
+    }
+
+    fn enrolment() -> Enrolment {
+        let workload = Workload {
+            cgroup_id: 1,
+            name: "team/pod".into(),
+            policy: PolicyId(1),
+        };
+        Enrolment::new(workload, Egress::own())
+    }
+
+    #[test]
+    fn work_is_ended_after_a_phase_that_it_does_not_wait_for() {
+        let enrolment = enrolment();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        let mut work = pin!(pending::<()>());
+        let mut served = pin!(enrolment.until_ended(work.as_mut()));
+        assert!(served.as_mut().poll(&mut context).is_pending());
+        enrolment.wind_down();
+        // As often as there are requests, and once because of the phase.
+        for _ in 0..3 {
+            assert!(served.as_mut().poll(&mut context).is_pending());
+        }
+        woken.take();
+        enrolment.end();
+        assert!(woken.take(), "nobody looks at it again");
+        assert_eq!(served.as_mut().poll(&mut context), Poll::Ready(None));
+    }
+
+    #[test]
+    fn what_is_done_comes_before_the_end() {
+        let enrolment = enrolment();
+        enrolment.end();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut work = pin!(ready(7));
+        let mut served = pin!(enrolment.until_ended(work.as_mut()));
+        assert_eq!(served.as_mut().poll(&mut context), Poll::Ready(Some(7)));
     }
 }

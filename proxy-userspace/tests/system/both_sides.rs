@@ -23,6 +23,7 @@ use postern::{
         Address, ClientAuthorization, Connector, ConnectorId, Credential, FailurePolicy,
         OnUntrustedCa, Protocol, Scheme,
     },
+    telemetry::Counters,
     tls::{Authority, H2, HTTP1, Interceptor, Roots},
     workload::{Egress, Enrolment, PolicyId, Workload},
 };
@@ -32,7 +33,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use testkit::Pki;
-use tokio::{io::DuplexStream, net::TcpListener};
+use tokio::{io::DuplexStream, net::TcpListener, task::JoinHandle};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 const HOST: &str = "localhost";
@@ -134,6 +135,14 @@ impl Sides {
 
     /// A client's connection through the proxy.
     async fn connect(&self, offered: &[&[u8]]) -> Result<TlsStream<DuplexStream>> {
+        self.begin(offered).await?.0
+    }
+
+    /// How a client's handshake ends, and what serves it.
+    async fn begin(
+        &self,
+        offered: &[&[u8]],
+    ) -> Result<(Result<TlsStream<DuplexStream>>, JoinHandle<()>)> {
         let mut roots = RootCertStore::empty();
         roots.add(self.root.clone())?;
         let mut config = ClientConfig::builder()
@@ -159,9 +168,10 @@ impl Sides {
             ..
         } = &*self.worker.proxy;
         let slot = Arc::new(Share::new(admission, tuning, counters).enter());
-        tokio::spawn(intercept::tls(worker, workload, site, slot, theirs));
+        let served = tokio::spawn(intercept::tls(worker, workload, site, slot, theirs));
         let connector = TlsConnector::from(Arc::new(config));
-        Ok(connector.connect(ServerName::try_from(HOST)?, ours).await?)
+        let connected = connector.connect(ServerName::try_from(HOST)?, ours).await;
+        Ok((connected.map_err(Into::into), served))
     }
 
     /// What a client gets that offers `offered`: the protocol, and the answer to a request.
@@ -351,6 +361,22 @@ async fn sessions_with_an_upstream_are_resumed_by_one_credential_only() -> Resul
             "{version:?}: another generation"
         );
         ensure!(ask("/one").await? == [Resumed], "{version:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_that_nobody_vouches_for_says_nothing_about_trust() -> Result<()> {
+    let sides = Sides::new(&[HTTP1], &[&TLS13]).await?;
+    // The root is another one each time, so the client takes none of the certificates.
+    for (vouches_for, untrusting) in [("elsewhere.test", 0), (HOST, 1)] {
+        let (authority, _) = Authority::with_root(&[vouches_for.to_owned()])?;
+        sides.worker.proxy.interceptor.set_authority(authority);
+        let (connected, served) = sides.begin(&[HTTP1]).await?;
+        ensure!(connected.is_err(), "a stranger's certificate was taken");
+        served.await?;
+        let counted = Counters::read(&sides.worker.proxy.counters.untrusting);
+        ensure!(counted == untrusting, "{vouches_for}: {counted}");
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use nix::{
 use postern::{
     limits,
     node::{Granted, Node},
-    state::{Connector, Credential, FailurePolicy, Scheme, load_text},
+    state::{Connector, ConnectorId, Credential, FailurePolicy, Scheme, load_text},
     tls::Roots,
 };
 use testkit::{Certificate, Content, Server, SiteAuth, maps, proc};
@@ -314,4 +314,29 @@ async fn what_fails_open_goes_direct_after_the_end() -> Result<()> {
         }
     }
     bail!("it never went direct")
+}
+
+/// Which of them is meant only the proxy can tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_open_behind_a_shared_port_goes_direct_after_the_end() -> Result<()> {
+    let pod = Pod::new("expiry-shared")?;
+    let port = pod.upstream(Scheme::Https).await?;
+    let over = SystemTime::now() - Duration::from_hours(1);
+    let with = |policy| -> Result<[Granted; 2]> {
+        let one = granted(&pod, port, over, FailurePolicy::Open)?;
+        let mut other = granted(&pod, port, over, policy)?;
+        let mut connector = Connector::clone(&other.connector);
+        connector.id = ConnectorId(2);
+        connector.address.path = "/other".into();
+        other.connector = connector.into();
+        Ok([one, other])
+    };
+    let mut node = Node::start(pod.proxy()?, pod.cgroup.levels())?;
+    pod.serve(&mut node, &with(FailurePolicy::Open)?)?;
+    ensure!(issuer(&pod, port)? == (Some(0), false));
+    // The path is known to nobody before the handshake, and a part of them stays refused.
+    let grants = policy(&with(FailurePolicy::Closed)?);
+    node.set_policies(grants, &Roots::none())?;
+    ensure!(issuer(&pod, port)? == (Some(0), true));
+    Ok(())
 }

@@ -64,7 +64,8 @@ fn write_site(text: &mut String, files: &TempDir, number: usize, site: &Site) ->
     if let SiteAuth::Certificate(authority) = &site.auth {
         writeln!(
             text,
-            "ssl_verify_client on;\nssl_client_certificate {};",
+            "ssl_verify_client on;\nssl_client_certificate {};\n\
+             add_header Client-Subject $ssl_client_s_dn always;",
             authority.display()
         )?;
     }

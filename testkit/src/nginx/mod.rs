@@ -44,7 +44,8 @@ pub enum SiteAuth {
     },
     /// A token.
     Bearer(String),
-    /// A certificate of the authority in this file, in the TLS handshake; else it gets a 400.
+    /// A certificate of the authority in this file, in the TLS handshake; else it gets a 400. Whose
+    /// it was shown is in the field `Client-Subject` of the answer.
     Certificate(PathBuf),
 }
 

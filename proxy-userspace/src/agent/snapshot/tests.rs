@@ -168,6 +168,39 @@ fn what_nobody_vouches_for_is_refused_and_disturbs_nothing_else() {
     assert_eq!(*snapshot.hosts(), hosts(&all));
 }
 
+/// Older controllers give out any number.
+#[test]
+fn what_is_refused_of_a_connector_is_never_taken_for_another() {
+    let ids = [1, 1 | UNSIGNED, (1 | UNSIGNED) + 1, u32::MAX];
+    let host = |id| format!("of-{id}.example");
+    let connectors = ids.iter().map(|&id| {
+        let mut connector = connector(id, &host(id), "x");
+        let further = format!("further-{id}.example");
+        connector.addresses.push(wire_address(&further));
+        connector
+    });
+    let update = NodeUpdate {
+        connectors: connectors.collect(),
+        policies: vec![Policy {
+            id: 5,
+            connectors: ids.to_vec(),
+        }],
+        ..full()
+    };
+    let mut snapshot = Snapshot::default();
+    assert_eq!(snapshot.apply(&update), vec![]);
+    let signed: BTreeSet<_> = ids.iter().map(|&id| host(id)).collect();
+    let grants = &snapshot.grants(&signed)[&PolicyId(5)];
+    let numbers: BTreeSet<_> = grants.iter().map(|it| it.connector.id.0).collect();
+    assert_eq!(grants.len(), 2 * ids.len());
+    assert_eq!(numbers.len(), grants.len(), "{numbers:?}");
+    assert!(!numbers.contains(&0), "that of several Connectors");
+    for it in grants {
+        let is_own = ids.contains(&it.connector.id.0);
+        assert_eq!(it.binding.usable, is_own, "{}", it.connector.id.0);
+    }
+}
+
 #[test]
 fn a_replaced_policy_lasts_until_its_pods_have_moved() {
     let mut snapshot = Snapshot::default();
