@@ -144,7 +144,10 @@ impl<D: Fn(Inbound)> Accept<D> {
     fn accepted(&self, stream: TcpStream, peer: SocketAddr, via_port: u16) {
         let Some(flow) = self.flows.find(self.workload.cgroup_id, peer, via_port) else {
             Counters::add(&self.counters.unknown_flows, 1);
-            if let Some(count) = self.strangers.happened() {
+            if is_gone(&stream) {
+                // Its flow ended with it.
+                tracing::debug!(workload = self.workload.name, %peer, "closed before it was accepted");
+            } else if let Some(count) = self.strangers.happened() {
                 tracing::warn!(
                     workload = self.workload.name,
                     %peer,
@@ -174,6 +177,14 @@ impl<D: Fn(Inbound)> Accept<D> {
                 "cannot accept: {error}"
             );
         }
+    }
+}
+
+/// Whether a client has closed without a word, as those do that only try whether they can connect.
+fn is_gone(stream: &TcpStream) -> bool {
+    match stream.peek(&mut [0]) {
+        Ok(bytes) => bytes == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
 }
 

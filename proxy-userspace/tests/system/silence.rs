@@ -1,9 +1,9 @@
 //! Clients that do not speak at once.
 
 use anyhow::{Result, ensure};
-use testkit::Server;
+use testkit::{Server, SiteAuth};
 
-use crate::support::{self, ADDRESS, World, counter, ok, stdout};
+use crate::support::{self, ADDRESS, TOKEN, World, counter, ok, stderr, stdout};
 
 /// Longer than the server is left alone.
 const LATE: &str = "4";
@@ -45,5 +45,26 @@ fn a_server_that_speaks_first_is_passed_through() -> Result<()> {
     let output = ok(world.run_with(&manifest, &["--stats"], &["bash", "-c", script]))?;
     ensure!(stdout(&output) == "220 ready, HELLO", "{output:?}");
     ensure!(counter(&output, "spliced")? == 1);
+    Ok(())
+}
+
+/// Waits for a server like many scripts do: a connection that opens is enough.
+const PROBES: &str = r#"
+import socket, sys
+for _ in range(200):
+    socket.create_connection((sys.argv[1], 443)).close()
+"#;
+
+#[test]
+fn who_only_tries_whether_it_can_connect_is_no_stranger() -> Result<()> {
+    let (world, _nginx, manifest) = support::api(SiteAuth::Bearer(TOKEN.into()))?;
+    let output = ok(world.run_with(
+        &manifest,
+        &["--stats", "--mode=transparent"],
+        &["/usr/bin/python3", "-c", PROBES, ADDRESS],
+    ))?;
+    ensure!(counter(&output, "redirected")? == 200, "{output:?}");
+    let log = stderr(&output);
+    ensure!(!log.contains("no enrolled workload"), "{log}");
     Ok(())
 }
