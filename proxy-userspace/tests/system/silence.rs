@@ -49,11 +49,11 @@ fn a_server_that_speaks_first_is_passed_through() -> Result<()> {
 }
 
 /// Waits for a server like many scripts do: a connection that opens is enough.
-const PROBES: &str = r#"
+const PROBES: &str = "
 import socket, sys
 for _ in range(200):
     socket.create_connection((sys.argv[1], 443)).close()
-"#;
+";
 
 #[test]
 fn who_only_tries_whether_it_can_connect_is_no_stranger() -> Result<()> {
