@@ -24,21 +24,12 @@ pub(crate) struct Bucket {
 impl Bucket {
     /// A full one: `burst` requests at once, `rate` per second in the long run.
     pub(crate) fn new(rate: NonZeroU32, burst: NonZeroU32, now: Instant) -> Self {
-        Self::every(Duration::from_secs(1) / rate.get(), burst, now)
-    }
-
-    /// A full one: `burst` requests at once, one in each `interval` in the long run.
-    pub(crate) fn every(interval: Duration, burst: NonZeroU32, now: Instant) -> Self {
+        let interval = Duration::from_secs(1) / rate.get();
         Self {
             interval,
             depth: interval * burst.get(),
             full_at: now,
         }
-    }
-
-    /// Whether it is as good as a new one.
-    pub(crate) fn is_full(&self, now: Instant) -> bool {
-        self.full_at <= now
     }
 
     /// Takes a token, or says when there will be one.

@@ -50,12 +50,6 @@ pub const REVIEW_RATE: (NonZeroU32, NonZeroU32) = (number(50), number(200));
 /// The same for tokens that are no JSON Web Tokens, as those of service accounts are; they
 /// count among the others as well.
 pub const OPAQUE_RATE: (NonZeroU32, NonZeroU32) = (number(5), number(50));
-/// Time between two signatures of a node's authority in the long run, and how many may come at
-/// once: one for each host that is granted meanwhile, and one for each agent that starts.
-pub const SIGNATURE_RATE: (Duration, NonZeroU32) = (Duration::from_secs(10), number(30));
-/// Nodes of which is known how often theirs was signed, before those are forgotten that may have as
-/// many as any other.
-pub const SIGNED_NODES: usize = CONNECTIONS;
 /// Warnings about refused calls per second, and at once; the others are logged as `debug`.
 pub const WARNING_RATE: (NonZeroU32, NonZeroU32) = (number(1), number(10));
 /// How often the token of a stream is reviewed again.

@@ -15,7 +15,6 @@ mod listener;
 mod newest;
 mod service;
 mod session;
-mod signatures;
 
 use std::sync::Arc;
 

@@ -20,7 +20,6 @@ use super::limits;
 use super::listener::Peer;
 use super::newest::Newest;
 use super::session::Session;
-use super::signatures::Signatures;
 use crate::authority::{Authority, SignError, Signed};
 use crate::bucket::SharedBucket;
 use crate::events::Events;
@@ -78,7 +77,6 @@ pub(super) struct Calls {
     service: Service,
     stopped: watch::Receiver<()>,
     streams: Arc<Newest<String>>,
-    signatures: Signatures,
     warnings: Arc<SharedBucket>,
 }
 
@@ -89,7 +87,6 @@ impl Calls {
             service,
             stopped,
             streams: Newest::new(limits::STREAMS_OF_A_NODE),
-            signatures: Signatures::default(),
             warnings: Arc::new(SharedBucket::new(rate, burst)),
         }
     }
@@ -198,12 +195,6 @@ impl Distribution for Calls {
             .await?;
         let SignRequest { csr, node } = request.into_inner();
         caller.check(&node)?;
-        if !self.signatures.take(&node) {
-            debug!(node, "did not sign the authority of a node once more");
-            return Err(Status::resource_exhausted(
-                "this node's authority was signed many times of late: keep it, and ask again later",
-            ));
-        }
         let state = self.service.nodes.subscribe(&node).borrow().clone();
         let state = state.ok_or_else(unknown_cluster)?;
         let hosts = state.hosts();

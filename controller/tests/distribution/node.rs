@@ -1,7 +1,6 @@
 //! Authorities of nodes.
 
 use postern_controller::authority::{Authority, HOSTS, SignError};
-use postern_controller::distribution::{AUDIENCE, limits::SIGNATURE_RATE};
 use proxy_common::distribution::SignRequest;
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -11,7 +10,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tonic::Code;
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::support::{TOKEN, World, agent, authorized, code};
+use crate::support::{TOKEN, World, authorized, code};
 
 /// Whether a leaf for `host` under this authority of a node is accepted.
 fn accepts(root: &[u8], node: &[u8], key: &KeyPair, host: &str) -> bool {
@@ -222,33 +221,4 @@ async fn nothing_is_signed_before_the_cluster_is_known() {
         .sign_node_authority(authorized(message, Some(TOKEN)))
         .await;
     assert_eq!(code(refused), Code::Unavailable);
-}
-
-#[tokio::test]
-async fn a_node_that_asks_all_the_time_is_told_to_wait_and_no_other() {
-    let world = World::new().await;
-    let controller = world.controller().await;
-    let other = "token-of-node-2";
-    world.token(other, agent("node-2"), AUDIENCE);
-    let csr = request(&KeyPair::generate().unwrap());
-    let mut client = controller.agent(&world);
-    let mut sign = async |node: &str, token| {
-        let message = SignRequest {
-            csr: csr.clone(),
-            node: node.to_owned(),
-        };
-        let answer = client.sign_node_authority(authorized(message, Some(token)));
-        answer.await.map(|_| ())
-    };
-    let (_, burst) = SIGNATURE_RATE;
-    for _ in 0..burst.get() {
-        sign("node-1", TOKEN).await.unwrap();
-    }
-    // Far more than it is given meanwhile, however slow the machine is.
-    let mut refused = None;
-    for _ in 0..100 {
-        refused = refused.or(sign("node-1", TOKEN).await.err());
-    }
-    assert_eq!(refused.unwrap().code(), Code::ResourceExhausted);
-    sign("node-2", other).await.unwrap();
 }
