@@ -2,8 +2,8 @@
 //! workload and the upstream of a Connector.
 //!
 //! The modules follow that path from top to bottom. A module uses those below it, never one
-//! above, except for [`state`], [`telemetry`], [`limits`] and [`special`], which every room may
-//! use.
+//! above, except for [`state`], [`telemetry`], [`limits`], [`memory`] and [`special`], which every
+//! room may use.
 //! [`probe`] stands beside the path: it checks whether a Connector would work.
 
 pub mod agent;

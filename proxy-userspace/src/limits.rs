@@ -216,6 +216,8 @@ pub const LEAF_LIFE: Duration = Duration::from_hours(24);
 /// So many connections fewer than before, and half of them at most, are the end of a rush, after
 /// which memory is given back to the system.
 pub const RUSH: u64 = 64;
+/// Least time between two times that memory is given back: the allocator is locked meanwhile.
+pub const RUSH_PAUSE: Duration = Duration::from_secs(10);
 /// How often Postern tells the kernel that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Age of that sign from which the kernel acts as if Postern were gone.
@@ -237,6 +239,8 @@ pub const SUBSCRIBE: Duration = Duration::from_secs(10);
 pub const SIGN: Duration = Duration::from_secs(10);
 /// Least time between two signatures.
 pub const SIGN_AGAIN: Duration = Duration::from_secs(1);
+/// Least time between two signatures that are wanted because others may have made room.
+pub const SIGN_FOR_ROOM: Duration = Duration::from_secs(30);
 /// Least time between two signatures that are wanted because of what the clock says.
 pub const SIGN_UNTIMELY: Duration = Duration::from_mins(1);
 /// How long the controller may take for the first update before that is complained about.

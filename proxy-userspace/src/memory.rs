@@ -14,14 +14,20 @@ pub struct Rush {
     most: u64,
     /// When the connections to upstreams that the rush left behind are closed as well.
     end: Option<Instant>,
+    /// Not before.
+    next: Option<Instant>,
 }
 
 impl Rush {
     /// Has to be called once in a while, with the number of open connections: whether it is time.
     pub fn is_over(&mut self, open: u64, now: Instant) -> bool {
         self.most = self.most.max(open);
+        if self.next.is_some_and(|next| now < next) {
+            return false;
+        }
         if self.most - open >= limits::RUSH && open <= self.most / 2 {
             self.most = open;
+            self.next = Some(now + limits::RUSH_PAUSE);
             self.end = Some(now + limits::IDLE_TIME + limits::POOL_SWEEP);
             return true;
         }
@@ -67,8 +73,9 @@ mod tests {
             (64, 480, true),
             (66, 480, false),
             (68, 100, true),
-            (70, 0, true),
-            (72, 0, false),
+            (70, 0, false),
+            (78, 0, true),
+            (80, 0, false),
         ] {
             assert_eq!(rush.is_over(open, at(second)), over, "at {second} s");
         }

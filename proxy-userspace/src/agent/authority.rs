@@ -125,7 +125,9 @@ impl Signer {
             let asked_just_now = age < limits::SIGN_AGAIN && *hosts == self.scope.asked;
             // A clock that is wrong by days finds fault with every authority.
             let timely = age < limits::SIGN_UNTIMELY || self.prime.contains(&SystemTime::now());
-            let settles = self.scope.settles(hosts) && !self.scope.may_have_room(hosts);
+            // Another authority makes clients shake hands in full again.
+            let has_room = age >= limits::SIGN_FOR_ROOM && self.scope.may_have_room(hosts);
+            let settles = self.scope.settles(hosts) && !has_room;
             asked_just_now || timely && age < limits::AUTHORITY_AGE && settles
         });
         if !good && self.running.is_none() {
@@ -252,7 +254,7 @@ mod tests {
         };
         let now = SystemTime::now();
         signer.replace(scope, now..now + limits::AUTHORITY_AGE);
-        signer.signed = Instant::now().checked_sub(2 * limits::SIGN_AGAIN);
+        signer.signed = Instant::now().checked_sub(2 * limits::SIGN_FOR_ROOM);
         signer
     }
 

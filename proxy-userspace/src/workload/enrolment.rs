@@ -103,9 +103,10 @@ impl Enrolment {
 
     /// Does some work until `end`, which waits for `phase` first.
     ///
-    /// Work is looked at for each request, and the wait costs a lock each time. Once is enough in
-    /// each phase: a task stays registered until the phase changes, which wakes it, whether or not
-    /// that is the one that it waits for.
+    /// Work is looked at for each request, and the wait costs a lock each time. Once is enough while
+    /// the workload is served as ever: a task stays registered until it is woken up for the first
+    /// change. Between two changes it has to ask each time, since it may have been looked at after
+    /// the one and before it was woken up for that.
     async fn unless<T>(
         &self,
         phase: Phase,
@@ -114,16 +115,16 @@ impl Enrolment {
     ) -> Option<T> {
         // Must not be put off, or the task would not be registered.
         let mut end = pin!(unconstrained(end));
-        let mut registered_in = None;
+        let mut registered = false;
         poll_fn(|context| {
             if let Poll::Ready(done) = work.as_mut().poll(context) {
                 return Poll::Ready(Some(done));
             }
             let now = self.phase_now.load(Ordering::Acquire);
-            if now < phase as u8 && registered_in == Some(now) {
+            if registered && now == Phase::Serving as u8 {
                 return Poll::Pending;
             }
-            registered_in = Some(now);
+            registered = true;
             end.as_mut().poll(context).map(|()| None)
         })
         .await

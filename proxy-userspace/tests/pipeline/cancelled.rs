@@ -114,7 +114,7 @@ async fn nothing_is_left_of_an_upload_over_http2() {
         sent.expect("nobody gives up");
     }
     end(&rig);
-    assert!(request.await.expect("no panic").is_err());
+    assert!(soon(request).await.expect("no panic").is_err());
     drop(chunks);
     let listener = 1;
     only(tasks + listener).await;
