@@ -7,6 +7,7 @@
 
 use std::{
     ops::ControlFlow,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -23,7 +24,7 @@ use super::{
     Endpoint, HttpVersion, UpstreamError,
     http1::Http1,
     http2::{Http2, Sender},
-    streams::{Connections, Step, Taken, Wait},
+    streams::{Connections, Shortage, Step, Taken, Wait},
 };
 use crate::{
     limits::{self, Tuning},
@@ -163,33 +164,43 @@ impl Lane {
 
     /// A stream on one of the connections over HTTP/2. When none of them has room, and there may
     /// be one more, `dial` makes it; else waits in line.
-    pub(super) async fn stream(
+    pub(super) async fn stream<F>(
         self: &Arc<Self>,
         endpoint: &Endpoint,
-        dial: impl AsyncFnOnce() -> Result<Http2, UpstreamError>,
-    ) -> Result<Stream, UpstreamError> {
-        let way = match self.way_at_once(endpoint)? {
+        dial: impl Fn() -> F,
+    ) -> Result<Stream, UpstreamError>
+    where
+        F: Future<Output = Result<Http2, UpstreamError>>,
+    {
+        let mut way = match self.way_at_once(endpoint)? {
             Some(way) => way,
             // Rare, and large: kept out of the futures of requests.
             None => Box::pin(self.way_in_line(endpoint)).await?,
         };
-        let (dialling, place) = match way {
-            Way::Taken(taken) => return Ok(self.on(taken)),
-            Way::Dial(dialling, place) => (dialling, place),
-        };
-        let dialled = dial().await;
-        let mut connections = lock(&self.http2);
-        let begun = match dialled {
-            Ok(connection) => Ok(connections.begin(connection, place)),
-            Err(error) => {
-                connections.failed(error.clone());
-                Err(error)
+        let since = Instant::now();
+        loop {
+            let (dialling, place) = match way {
+                Way::Taken(taken) => return Ok(self.on(taken)),
+                Way::Dial(dialling, place) => (dialling, place),
+            };
+            let error = match dial().await {
+                Ok(connection) => {
+                    let taken = lock(&self.http2).begin(connection, place);
+                    // Those who wait are told of what there is now.
+                    drop(dialling);
+                    return Ok(self.on(taken));
+                }
+                Err(error) => error,
+            };
+            // Those that are there already have to do, then.
+            let others = lock(&self.http2).failed(error.clone());
+            drop(place);
+            drop(dialling);
+            if !others || since.elapsed() >= limits::UPSTREAM_QUEUE_TIME {
+                return Err(error);
             }
-        };
-        drop(connections);
-        // Those who wait are told of what there is now.
-        drop(dialling);
-        Ok(self.on(begun?))
+            way = Box::pin(self.way_in_line(endpoint)).await?;
+        }
     }
 
     fn on(self: &Arc<Self>, taken: Taken) -> Stream {
@@ -211,8 +222,7 @@ impl Lane {
         {
             return Ok(Some(way));
         }
-        // Who waits for a connection that is being made does not wait for others to leave.
-        if waiting >= self.queue && !lock(&self.http2).is_dialling() {
+        if waiting >= self.queue && !lock(&self.http2).may_have_room() {
             return Err(self.no_stream(endpoint));
         }
         Ok(None)
@@ -223,16 +233,22 @@ impl Lane {
         let way = async {
             let _front = self.front.lock().await;
             let mut place = None;
+            // Kept as long as a place is what is waited for, or the turn would be lost.
+            let mut turn = pin!(Arc::clone(&self.places).acquire_owned());
             loop {
                 let (awaits_place, until) = match self.look(place.take())? {
                     ControlFlow::Break(way) => return Ok(way),
                     ControlFlow::Continue(Wait::Place) => (true, None),
                     ControlFlow::Continue(Wait::News(until)) => (false, until),
                 };
+                if !awaits_place {
+                    turn.set(Arc::clone(&self.places).acquire_owned());
+                }
                 tokio::select! {
                     () = self.news.notified() => {}
-                    permit = Arc::clone(&self.places).acquire_owned(), if awaits_place => {
+                    permit = turn.as_mut(), if awaits_place => {
                         place = permit.ok();
+                        turn.set(Arc::clone(&self.places).acquire_owned());
                     }
                     () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
                 }
@@ -263,7 +279,11 @@ impl Lane {
     }
 
     fn no_stream(&self, endpoint: &Endpoint) -> UpstreamError {
-        UpstreamError::no_stream(endpoint, lock(&self.http2).shortage())
+        match lock(&self.http2).shortage() {
+            // Others have all the connections that there may be.
+            Shortage::Streams(0) => UpstreamError::busy(endpoint, self.width),
+            shortage => UpstreamError::no_stream(endpoint, shortage),
+        }
     }
 
     /// Whom to tell what becomes of a connection over HTTP/2.
@@ -307,6 +327,7 @@ impl Lane {
         drop(kept);
         // One that is being made is found by nobody who looks for this lane later.
         lock(&self.http2).close();
+        self.news.notify_one();
     }
 
     /// Closes what is too old or was idle for too long. Whether anything worth keeping is left.

@@ -39,7 +39,7 @@ use http_body::Body as _;
 use tokio::time::Instant;
 
 use crate::{
-    limits::Tuning,
+    limits::{self, Tuning},
     state::{Address, ConnectorId},
     tls::{H2, HTTP1, UpstreamTls},
     workload::{Egress, EgressId},
@@ -50,7 +50,6 @@ use http1::GiveBack;
 use http2::Http2;
 use lane::{Lane, Place, Stream};
 use pool::Pool;
-use streams::Shortage;
 
 /// An upstream as far as connections to it are concerned. Connections are shared by requests
 /// to equal endpoints of one Connector on behalf of one workload, never between Connectors or
@@ -263,7 +262,7 @@ impl Upstream {
     ) -> Result<Response<Body>, UpstreamError> {
         let mut repeated = false;
         loop {
-            let dial = async || self.dial_http2(lane, egress, endpoint).await;
+            let dial = || self.dial_http2(lane, egress, endpoint);
             let Stream {
                 mut sender,
                 was_kept,
@@ -281,14 +280,13 @@ impl Upstream {
                     return Ok(response.map(|body| answer::watched_body(body, place, patience)));
                 }
                 Ok(Err(failed)) => failed,
-                // A connection that stays silent may be dead without knowing.
                 Err(silent) => {
-                    place.give_up();
-                    return Err(if place.is_forbidden() {
-                        UpstreamError::no_stream(endpoint, Shortage::Forbidden)
-                    } else {
-                        silent
-                    });
+                    // After that long pings have ended a connection that is dead.
+                    let alive = limits::H2_PING + limits::H2_PONG;
+                    if patience.answer.min(patience.body) < alive || place.is_forbidden() {
+                        place.give_up();
+                    }
+                    return Err(silent);
                 }
             };
             let unsent = failed.take_message();

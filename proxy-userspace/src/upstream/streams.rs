@@ -115,10 +115,11 @@ impl Connections {
             return Ok(Step::Taken(connection.take()));
         }
         let open = || self.all.iter().filter(|it| !it.retired);
-        // Another one that allows nothing is of no use, nor is one before it is known what it
-        // allows.
-        let tells = |it: &Connection| it.inner.allowed().is_some_and(|allowed| allowed > 0);
-        if self.dialling || !open().all(tells) {
+        // Before it is known what one allows, another one is not called for. It is of no use where
+        // none allows anything.
+        let is_unknown = open().any(|it| it.inner.allowed().is_none());
+        let forbidden = open().filter(|it| it.inner.allowed() == Some(0)).count();
+        if self.dialling || is_unknown || forbidden > 0 && forbidden == open().count() {
             return Ok(Step::Wait(Wait::News(None)));
         }
         if let Some((error, at)) = &self.failed
@@ -137,9 +138,11 @@ impl Connections {
         Ok(Step::Dial(place))
     }
 
-    /// Whether somebody makes a connection.
-    pub(super) fn is_dialling(&self) -> bool {
-        self.dialling
+    /// Whether those who wait may be served although nobody leaves.
+    pub(super) fn may_have_room(&self) -> bool {
+        let mut open = self.all.iter().filter(|it| !it.retired).peekable();
+        let is_first = self.dialling && open.peek().is_none();
+        is_first || open.any(|it| it.has_room() || it.inner.allowed().is_none())
     }
 
     /// Nobody makes one any more.
@@ -147,9 +150,10 @@ impl Connections {
         self.dialling = false;
     }
 
-    /// None could be made.
-    pub(super) fn failed(&mut self, error: UpstreamError) {
+    /// None could be made. Whether there are others.
+    pub(super) fn failed(&mut self, error: UpstreamError) -> bool {
         self.failed = Some((error, Instant::now()));
+        self.all.iter().any(|it| !it.retired)
     }
 
     /// Takes the first stream of a new connection.
@@ -182,7 +186,7 @@ impl Connections {
             used: 0,
             place: None,
             unused: Instant::now(),
-            retired: self.closed,
+            retired: false,
         }
     }
 
@@ -198,7 +202,7 @@ impl Connections {
         }
         connection.place = None;
         connection.unused = Instant::now();
-        if connection.retired {
+        if connection.retired || self.closed {
             self.all.swap_remove(at);
         }
     }

@@ -87,7 +87,7 @@ impl Enrolment {
     /// Does some work until [`end`](Self::end); `None` if that came first. Belongs into a task
     /// of its own: see [`unless`](Self::unless).
     pub async fn until_ended<T>(&self, work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
-        self.unless(Phase::Ended, self.ended(), work).await
+        self.unless(self.ended(), work).await
     }
 
     /// Does some work until `farewell` is over, which begins with
@@ -98,10 +98,10 @@ impl Enrolment {
         farewell: impl Future<Output = ()>,
         work: Pin<&mut impl Future<Output = T>>,
     ) -> Option<T> {
-        self.unless(Phase::WindingDown, farewell, work).await
+        self.unless(farewell, work).await
     }
 
-    /// Does some work until `end`, which waits for `phase` first.
+    /// Does some work until `end`, which waits for a later phase first.
     ///
     /// Work is looked at for each request, and the wait costs a lock each time. Once is enough while
     /// the workload is served as ever: a task stays registered until it is woken up for the first
@@ -109,7 +109,6 @@ impl Enrolment {
     /// the one and before it was woken up for that.
     async fn unless<T>(
         &self,
-        phase: Phase,
         end: impl Future<Output = ()>,
         mut work: Pin<&mut impl Future<Output = T>>,
     ) -> Option<T> {

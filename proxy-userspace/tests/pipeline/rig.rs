@@ -33,6 +33,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -242,6 +243,7 @@ pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     connections: mpsc::UnboundedReceiver<TcpStream>,
     count: Arc<AtomicUsize>,
+    accepting: JoinHandle<()>,
 }
 
 impl Upstream {
@@ -251,7 +253,7 @@ impl Upstream {
         let (sender, connections) = mpsc::unbounded_channel();
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
-        tokio::spawn(async move {
+        let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::Relaxed);
                 if sender.send(stream).is_err() {
@@ -263,7 +265,15 @@ impl Upstream {
             address,
             connections,
             count,
+            accepting,
         }
+    }
+
+    /// Refuses connections from now on.
+    pub(crate) async fn refuse(&mut self) {
+        self.accepting.abort();
+        let ended = soon(&mut self.accepting).await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()));
     }
 
     /// The next connection.
