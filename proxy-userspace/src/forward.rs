@@ -29,7 +29,7 @@ use crate::{
     admission::{Share, Slot},
     gate::{self, Refusal, Routes, Site},
     guard::Guard,
-    intercept, limits,
+    intercept, limits, listen,
     pipeline::{self, Caller},
     proxy::{Proxy, Worker},
     state::{Address, Scheme, split_authority},
@@ -67,6 +67,7 @@ impl ForwardProxy {
             ..
         } = &*self.worker.proxy;
         let share = Share::new(admission, tuning, counters);
+        listen::prepare(&listener)?;
         loop {
             share.room(&self.workload.name).await;
             let (stream, _) = match listener.accept().await {

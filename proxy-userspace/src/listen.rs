@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    os::fd::AsFd,
     sync::Arc,
 };
 
@@ -196,8 +197,34 @@ fn port(listener: &TcpListener) -> u16 {
 fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(addr)?;
     listener.set_nonblocking(true)?;
-    // Those that are accepted have it from their first byte on: an urgent one, as old clients
-    // send, keeps its place among the others (RFC 6093, section 6).
-    setsockopt(&listener, sockopt::OobInline, &true)?;
+    prepare(&listener)?;
     Ok(listener)
+}
+
+/// Sets what the connections that a listener accepts have from their first byte on.
+pub fn prepare(listener: &impl AsFd) -> io::Result<()> {
+    // Answers are written whole. Nagle's algorithm would keep the first one behind the tickets of
+    // TLS until the client has acknowledged those, for which it takes its time (40 ms).
+    setsockopt(listener, sockopt::TcpNoDelay, &true)?;
+    // An urgent byte, as old clients send, keeps its place among the others (RFC 6093, section 6).
+    setsockopt(listener, sockopt::OobInline, &true)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_is_neither_delayed_nor_reordered() {
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).expect("a listener");
+        listener.set_nonblocking(false).expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let _client = TcpStream::connect(address).expect("a connection");
+        let (stream, _) = listener.accept().expect("a connection");
+        assert!(stream.nodelay().expect("a socket"));
+        assert!(getsockopt(&stream, sockopt::OobInline).expect("a socket"));
+    }
 }
