@@ -1,6 +1,6 @@
 //! What was measured, and how it is printed: medians, and how far the rounds are apart.
 
-use crate::world::{Scheme, Slice, Way};
+use crate::world::{Cost, Scheme, Slice, Way};
 
 #[derive(Default)]
 pub(crate) struct Figures {
@@ -45,13 +45,6 @@ impl Figures {
             let (scheme, connections, way) = kind.what;
             let rate = kind.series(|slice| slice.rate);
             let fastest = self.fastest_peer(scheme, connections);
-            let cost = |value: fn(&Slice) -> Option<f64>, digits: usize| {
-                if kind.slices.iter().all(|slice| slice.cost.is_none()) {
-                    return "–".to_owned();
-                }
-                let series = kind.series(|slice| value(slice).unwrap_or(f64::NAN));
-                format!("{:.digits$}", series.median())
-            };
             println!(
                 "| {connections} {} | {} | {} | {} | {:.2} | {} | {} | {} % | {} | {} |",
                 name_of(scheme),
@@ -61,9 +54,9 @@ impl Figures {
                 kind.series(|slice| milliseconds(slice.report.median))
                     .median(),
                 kind.series(|slice| milliseconds(slice.report.p99)).show(2),
-                cost(|slice| Some(slice.cost?.time * 1e5), 2),
-                cost(|slice| Some(slice.cost?.busy * 100.0), 0),
-                cost(|slice| Some(slice.cost?.memory_mib()), 0),
+                kind.cost(|cost| cost.time * 1e5, 2),
+                kind.cost(|cost| cost.busy * 100.0, 0),
+                kind.cost(Cost::memory_mib, 0),
                 kind.slices
                     .iter()
                     .map(|slice| slice.report.errors)
@@ -98,16 +91,12 @@ impl Pulls {
         for kind in &self.0.kinds {
             let (scheme, _, way) = kind.what;
             let rate = kind.series(|slice| slice.rate / 1e6).show(0);
-            let cost = |value: fn(&crate::world::Cost) -> f64| {
-                kind.series(|slice| slice.cost.as_ref().map_or(f64::NAN, value))
-                    .median()
-            };
             println!(
-                "| {} | {} | {rate} | {:.2} | {:.0} |",
+                "| {} | {} | {rate} | {} | {} |",
                 name_of(scheme),
                 format!("{way:?}").to_lowercase(),
-                cost(|cost| cost.time * f64::from(1 << 30)),
-                cost(crate::world::Cost::memory_mib),
+                kind.cost(|cost| cost.time * f64::from(1 << 30), 2),
+                kind.cost(Cost::memory_mib, 0),
             );
         }
     }
@@ -161,6 +150,15 @@ impl Handshakes {
 }
 
 impl Kind {
+    /// The median of what the proxy took, where there is one.
+    fn cost(&self, value: impl Fn(&Cost) -> f64, digits: usize) -> String {
+        if self.slices.iter().all(|slice| slice.cost.is_none()) {
+            return "–".to_owned();
+        }
+        let series = self.series(|slice| slice.cost.as_ref().map_or(f64::NAN, &value));
+        format!("{:.digits$}", series.median())
+    }
+
     fn series(&self, value: impl Fn(&Slice) -> f64) -> Series {
         let mut values: Vec<f64> = self.slices.iter().map(value).collect();
         values.sort_by(f64::total_cmp);
