@@ -102,19 +102,29 @@ fn stat(pid: u32) -> Option<(String, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{process::Command, thread::sleep};
 
     use super::*;
 
+    /// This one has threads of other tests, which come and go.
     #[test]
-    fn measures_this_process() {
-        let pid = std::process::id();
-        let (memory, time) = (resident(pid).unwrap(), processor_time(pid).unwrap());
-        let many = std::hint::black_box(vec![1_u8; 8 << 20]);
-        assert!(resident(pid).unwrap() > memory + 4096);
-        drop(many);
-        assert!(processor_time(pid).unwrap() > time);
-        assert!(descriptors(pid).unwrap() >= 3);
+    fn measures_another_process() {
+        let mut busy = Command::new("sh")
+            .args(["-c", "while :; do :; done"])
+            .spawn()
+            .unwrap();
+        let pid = busy.id();
+        let before = processor_time(pid).unwrap();
+        let works = (0..6_000).any(|_| {
+            sleep(Duration::from_millis(10));
+            processor_time(pid).unwrap() > before
+        });
+        let (memory, open) = (resident(pid), descriptors(pid));
+        busy.kill().unwrap();
+        busy.wait().unwrap();
+        assert!(works);
+        assert!(memory.unwrap() > 100);
+        assert!(open.unwrap() >= 3);
     }
 
     #[test]
