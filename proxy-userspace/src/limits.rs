@@ -201,6 +201,8 @@ pub const H2_PING: Duration = Duration::from_secs(20);
 pub const H2_PONG: Duration = Duration::from_secs(10);
 /// How long an HTTP/2 connection that nobody uses any more may take to end.
 pub const H2_FAREWELL: Duration = Duration::from_secs(5);
+/// How often a request is sent whose HTTP/2 connection the upstream ends before it each time.
+pub const SENT_AGAIN: u32 = 8;
 /// Upstreams for which a worker keeps connections before it looks for ones to forget.
 pub const POOLED_UPSTREAMS: usize = 256;
 /// How long a connection to an upstream may stay idle; below what servers allow.

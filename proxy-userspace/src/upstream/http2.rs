@@ -1,6 +1,7 @@
 //! A connection over HTTP/2, and how many streams its upstream allows on it.
 
 use std::{
+    error::Error as _,
     future::{Future, poll_fn},
     pin::pin,
     sync::{
@@ -87,6 +88,13 @@ impl Http2 {
     pub(super) fn age(&self) -> Duration {
         self.since.elapsed()
     }
+}
+
+/// Whether the upstream has ended the connection before it looked at this request (GOAWAY; RFC
+/// 9113, section 6.8).
+pub(super) fn is_unseen(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|it| it.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_go_away() && cause.is_remote())
 }
 
 /// Serves a connection, and notes what its upstream allows.

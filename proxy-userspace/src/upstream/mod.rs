@@ -163,7 +163,8 @@ impl Upstream {
     ///
     /// A request is sent a second time only on a connection that was kept from earlier and
     /// turned out to be closed: when nothing of it went out, or when it has no body and a
-    /// method that may be repeated (RFC 9110, section 9.2.2).
+    /// method that may be repeated (RFC 9110, section 9.2.2). Such a one is sent again as well when
+    /// an upstream ends an HTTP/2 connection before it.
     pub async fn send(
         &self,
         egress: &Egress,
@@ -260,7 +261,7 @@ impl Upstream {
         progress: &Progress,
         patience: Patience,
     ) -> Result<Response<Body>, UpstreamError> {
-        let mut repeated = false;
+        let mut times = 0;
         loop {
             let dial = || self.dial_http2(lane, egress, endpoint);
             let Stream {
@@ -268,8 +269,8 @@ impl Upstream {
                 was_kept,
                 place,
             } = lane.stream(endpoint, dial).await?;
-            // Not more than once: an upstream may refuse every stream.
-            let spare = (was_kept && !repeated).then(|| Spare::of(&request));
+            times += 1;
+            let spare = (times < limits::SENT_AGAIN).then(|| Spare::of(&request));
             request.body_mut().set_stream(Some(Arc::clone(&place)));
             let sent = sender.try_send_request(request);
             let mut silence = Silence::new(patience.answer);
@@ -292,7 +293,8 @@ impl Upstream {
             let unsent = failed.take_message();
             let error = failed.into_error();
             // One stream that was refused says nothing about the others.
-            if sender.is_closed() || unsent.is_some() {
+            let is_unseen = http2::is_unseen(&error);
+            if sender.is_closed() || unsent.is_some() || is_unseen {
                 place.give_up();
             }
             request = match unsent {
@@ -301,13 +303,13 @@ impl Upstream {
                     unsent.body_mut().set_stream(None);
                     unsent
                 }
-                _ => {
-                    repeated = true;
-                    let spare = spare.flatten();
-                    spare
-                        .ok_or_else(|| UpstreamError::http(endpoint, &error))?
-                        .into_request()
-                }
+                // Not more than once where it may have been looked at: an upstream may refuse
+                // every stream.
+                _ if is_unseen || was_kept && times == 1 => spare
+                    .flatten()
+                    .ok_or_else(|| UpstreamError::http(endpoint, &error))?
+                    .into_request(),
+                _ => return Err(UpstreamError::http(endpoint, &error)),
             };
         }
     }

@@ -295,6 +295,23 @@ async fn a_request_that_is_refused_again_and_again_is_sent_twice() {
 }
 
 #[tokio::test]
+async fn a_request_after_the_last_that_counts_is_sent_again() {
+    let mut scene = Scene::new(Tuning::default()).await;
+    let sent = send(&scene.client, &scene.rig, Method::GET, "");
+    let mut ending = Vec::new();
+    for _ in 0..4 {
+        let mut server = scene.accept(100).await;
+        server.request().await;
+        server.go_away(0).await;
+        ending.push(server);
+    }
+    let mut server = scene.accept(100).await;
+    let stream = server.request().await;
+    server.answer(stream).await;
+    assert_eq!(status(sent).await, 200);
+}
+
+#[tokio::test]
 async fn a_connection_that_is_to_end_gets_no_more_requests() {
     let mut scene = Scene::new(Tuning::default()).await;
     let long = scene.send();
